@@ -1,0 +1,588 @@
+//! The life of one issue. No clock, no randomness, no I/O, no async.
+//!
+//! [`decide`] says what an input means, [`evolve`] remembers it, [`due`] says
+//! what is still owed to the world. In between lies the log: a list of
+//! [`Record`]s, from which everything here can be told again.
+
+mod advance;
+mod evolve;
+pub mod plan;
+pub mod route;
+mod state;
+mod understand;
+pub mod verdict;
+pub mod words;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::advance::advance;
+pub use self::evolve::evolve;
+pub use self::plan::{Complexity, Spec, TaskKind};
+pub use self::state::{Due, How, Issue, Owed, Phase, Pull, StopReason, Task, TaskState, Watch};
+pub use self::verdict::{Check, CheckState, PullFacts, PullState};
+
+/// A moment, to the nanosecond, UTC.
+pub type Time = jiff::Timestamp;
+
+/// A position in one issue's log, from 1. The position of a [`Event::Requested`]
+/// is the idempotency key of its effect.
+pub type Seq = u64;
+
+/// How long a claim on an effect holds. Longer than any single call to the
+/// outside may take, so that a claim lapses only when its holder is gone.
+pub const LEASE_SECONDS: i64 = 60;
+/// How often a message to Linear is tried before it is dropped.
+pub const SAY_TRIES_MAX: u32 = 12;
+/// How often the last word of a round is tried: with the capped backoff, about two days.
+pub const LAST_WORD_TRIES_MAX: u32 = 600;
+/// How often reading the issue, a start or a merge is tried while the other side is down.
+pub const TRIES_MAX: u32 = 10;
+/// Backoff doubles from one second up to this.
+pub const BACKOFF_SECONDS_MAX: i64 = 300;
+/// After a doubtful start, this many clean looks must find nothing …
+pub const CLEAN_LOOKS_MIN: u32 = 3;
+/// … over at least this long, before the run may be created again.
+pub const CLEAN_LOOKS_SECONDS: i64 = 30;
+/// The pause between two such looks.
+pub const CLEAN_LOOK_PAUSE_SECONDS: i64 = 15;
+/// How long a finished cloud run may take to show its pull request.
+pub const PULL_GRACE_SECONDS: i64 = 300;
+/// A stop that shows no effect is repeated after this long …
+pub const STOP_AGAIN_SECONDS: i64 = 60;
+/// … and after this long the run is given up for dead and that is said.
+pub const STOP_PATIENCE_SECONDS: i64 = 900;
+/// A plan that is none is sent back this often.
+pub const PLAN_REJECTIONS_MAX: u32 = 1;
+/// A text that comes from outside is kept up to this many bytes.
+pub const TEXT_BYTES_MAX: usize = 64 * 1024;
+/// A reason or an error, as a person reads it, is cut after this many bytes.
+pub const REASON_BYTES_MAX: usize = 2 * 1024;
+
+macro_rules! id {
+    ($(#[$doc:meta] $name:ident),* $(,)?) => {$(
+        #[$doc]
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub String);
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.to_owned())
+            }
+        }
+    )*};
+}
+
+id! {
+    /// Linear's UUID of an issue: the partition of its log.
+    IssueId,
+    /// Linear's UUID of an agent session.
+    SessionId,
+    /// A task within an issue: the plan's own name, `plan` or `main`.
+    TaskId,
+    /// What an executor calls a run.
+    RunId,
+}
+
+// ───────────────────────────── what comes in ─────────────────────────────
+
+/// Something that happened outside, told to the core.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// A person delegated the issue to us or mentioned us on it.
+    Opened(Opening),
+    /// A person wrote in a session. `activity` tells deliveries of the same prompt apart.
+    Prompted { session: SessionId, activity: String, text: String },
+    /// A person wants no more of it. `at` is when they said so, by Linear's clock.
+    Cancelled { why: CancelReason, at: Time },
+    /// An effect that was owed has been made.
+    Performed { key: Seq, outcome: Outcome },
+    /// An effect could not be made, or nobody knows whether it was.
+    Faulted { key: Seq, fault: Fault },
+    /// A doubtful effect was looked for and not found. `certain`: the looking
+    /// proves that it never happened (a local folder, not a far list).
+    Absent { key: Seq, certain: bool },
+    /// How a run stands, as its executor tells.
+    SawRun { task: TaskId, run: RunId, sight: Sight },
+    /// How a pull request stands; `None`: there is none on the task's branch.
+    SawPull { task: TaskId, facts: Option<PullFacts> },
+    /// Nothing but that time has passed.
+    Tick,
+}
+
+/// A session that Linear opened for us on an issue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Opening {
+    pub session: SessionId,
+    pub identifier: String,
+    pub title: String,
+    pub url: String,
+    /// Our own user in this workspace, by which an un-delegation is known.
+    pub app_user: Option<String>,
+    /// When the session was created, by Linear's clock.
+    pub at: Time,
+}
+
+/// Why a person's wish to stop is one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CancelReason {
+    /// The stop button of a session, or the word.
+    Stop,
+    /// The delegate changed from `from` (absent where Linear doesn't tell).
+    Undelegated { from: Option<String> },
+    /// The issue went to a state of this type: canceled or duplicate.
+    State(String),
+    /// Trashed or removed.
+    Removed,
+}
+
+/// What making an effect brought.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It is done and there is nothing to remember.
+    Done,
+    /// The issue as it stands, and what the configuration says about it.
+    Briefed(Box<Briefing>),
+    /// The configuration cannot serve this issue; the sentence says why and the remedy.
+    Unserved(String),
+    /// A run exists. `begun`: it works already, rather than wait for its turn.
+    Started { run: RunId, url: Option<String>, begun: bool },
+    /// The pull request is merged as this commit.
+    Merged { sha: String },
+    /// The head is not the commit that was named any more.
+    HeadMoved,
+    /// The forge will not merge this commit.
+    MergeRefused { why: String },
+}
+
+/// The issue as read from Linear, and the policy for it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Briefing {
+    pub brief: Brief,
+    pub policy: Policy,
+}
+
+/// What Linear knows about the issue that matters for the work. Untrusted text.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Brief {
+    pub identifier: String,
+    pub title: String,
+    pub description: String,
+    pub url: String,
+    pub team_key: String,
+    pub project: Option<String>,
+    pub labels: Vec<String>,
+    pub estimate: Option<f64>,
+}
+
+/// What the configuration says about one issue, recorded when work on it begins.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    pub repository: Repository,
+    pub planning: Planning,
+    /// The mode that the issue's labels ask for, if any.
+    pub mode: Option<TaskKind>,
+    pub bug: bool,
+    pub strategy: Strategy,
+    pub merge: MergeMode,
+    pub method: MergeMethod,
+    pub required_checks: Vec<String>,
+    pub check_grace_seconds: i64,
+    pub tasks_max: usize,
+    pub parallel_max: usize,
+    pub attempts_max: u32,
+    pub task_timeout_seconds: i64,
+    /// What a run without a reported cost is booked at, USD.
+    pub cost_per_run: f64,
+    /// The cap of one run, USD.
+    pub cost_per_task_max: Option<f64>,
+    pub cost_per_issue_max: Option<f64>,
+    pub verbosity: Verbosity,
+    pub agent: AgentPolicy,
+}
+
+/// Where the work happens.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repository {
+    /// Its id in `config.json`.
+    pub id: String,
+    /// The clone on the runner's machine.
+    pub path: String,
+    pub workspace_dir: String,
+    pub base_branch: String,
+    /// `owner/name` at the forge.
+    pub slug: String,
+}
+
+/// How an agent program is to be run in this repository.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentPolicy {
+    pub model: Option<String>,
+    pub fallback_model: Option<String>,
+    pub allowed_tools: Vec<String>,
+    pub disallowed_tools: Vec<String>,
+    pub mcp: Vec<String>,
+    pub append_instruction: Option<String>,
+}
+
+macro_rules! words_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum $name { $($(#[$vdoc])* #[serde(rename = $word)] $variant),* }
+
+        impl $name {
+            /// Every value, in the order of its declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The word that stands for it outside.
+            pub fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word),* }
+            }
+
+            /// The value that a word stands for.
+            pub fn from_word(word: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|it| it.word() == word)
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.word())
+            }
+        }
+    };
+}
+pub(crate) use words_enum;
+
+words_enum! {
+    /// When an issue is planned.
+    Planning {
+        Auto = "auto",
+        Always = "always",
+        Never = "never",
+        /// Only under an orchestrator label: a configuration without a `codegen` section.
+        Labelled = "labelled",
+    }
+}
+words_enum! {
+    /// Which executors may be used for what.
+    Strategy {
+        LocalOnly = "local-only",
+        CloudOnly = "cloud-only",
+        HybridSmart = "hybrid-smart",
+        HybridParallel = "hybrid-parallel",
+    }
+}
+words_enum! {
+    /// Who merges.
+    MergeMode { Auto = "auto", Manual = "manual" }
+}
+words_enum! {
+    /// How a pull request becomes part of the base branch.
+    MergeMethod { Squash = "squash", Merge = "merge", Rebase = "rebase" }
+}
+words_enum! {
+    /// How much is said in Linear.
+    Verbosity { Quiet = "quiet", Normal = "normal", Verbose = "verbose" }
+}
+words_enum! {
+    /// Where a run happens.
+    ExecutorKind { Local = "local", Codegen = "codegen" }
+}
+words_enum! {
+    /// What went wrong with a run; decides whether a fresh one makes sense.
+    FailureClass {
+        /// Credentials refused.
+        Auth = "auth",
+        /// The plan or the credit of the provider is used up.
+        Quota = "quota",
+        /// Our request or our configuration is wrong.
+        Invalid = "invalid",
+        /// The agent gave up, or what it made is not usable.
+        Agent = "agent",
+        /// Turns, tokens or iterations are used up.
+        Limit = "limit",
+        /// The money cap of the run was reached.
+        Budget = "budget",
+        Timeout = "timeout",
+        Refusal = "refusal",
+        /// The provider or its model service is down.
+        Outage = "outage",
+        /// Nobody knows the run any more.
+        Lost = "lost",
+        Cancelled = "cancelled",
+    }
+}
+
+impl FailureClass {
+    /// Could a fresh run of the same task go better?
+    pub fn worth_another_run(self) -> bool {
+        match self {
+            Self::Agent | Self::Limit | Self::Timeout | Self::Outage | Self::Lost => true,
+            Self::Auth
+            | Self::Quota
+            | Self::Invalid
+            | Self::Budget
+            | Self::Refusal
+            | Self::Cancelled => false,
+        }
+    }
+}
+
+/// Why an effect could not be made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// It was certainly not made, or may be repeated without harm.
+    #[error("{why}")]
+    Transient { why: String },
+    /// The other side asks to wait (429, no free slot). Does not count as a try.
+    #[error("{why}")]
+    Busy { why: String, retry_after_seconds: Option<u32> },
+    /// It may have been made: the reply was lost.
+    #[error("{why}")]
+    Ambiguous { why: String },
+    /// Trying again will not help.
+    #[error("{why}")]
+    Permanent { class: FailureClass, why: String },
+}
+
+/// How a run stands at its executor.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sight {
+    /// Accepted, not yet working.
+    Waiting,
+    Working,
+    Ended(Ending),
+    /// The executor does not know this run any more.
+    Gone,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ending {
+    pub result: Result<RunResult, Failure>,
+    /// What it cost, USD, where the executor reports it.
+    pub cost_usd: Option<f64>,
+}
+
+/// What a run that succeeded brought. A claim, until it is validated.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunResult {
+    /// The agent's last words.
+    pub text: String,
+    /// The structured answer (JSON), where one was asked for.
+    pub answer: Option<String>,
+    /// The pull request that the run reports, by its URL.
+    pub pull_url: Option<String>,
+    /// The branch, where it is another than asked for (its name was taken).
+    pub branch: Option<String>,
+    /// `Some(false)`: the run is known to have changed nothing.
+    pub changed: Option<bool>,
+}
+
+/// Why a run failed, with a sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub class: FailureClass,
+    pub message: String,
+}
+
+// ───────────────────────────── what goes out ─────────────────────────────
+
+/// A wish to change the world (or, for `Fetch`, to read it once). Small: what
+/// it takes to make it is told by the state at that moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// Read the issue from Linear, and from the configuration what holds for it.
+    Fetch,
+    /// Post an activity in a session.
+    Say { session: SessionId, activity: Activity },
+    /// Show the plan, as it stands when the effect is made, in a session.
+    ShowPlan { session: SessionId },
+    /// Add an external URL to a session.
+    Link { session: SessionId, label: String, url: String },
+    /// Move the issue to the first state of a kind, unless it is further already.
+    Move { to: Stage },
+    /// Start a run of a task.
+    Start { task: TaskId, attempt: u32, executor: ExecutorKind },
+    /// Stop a run.
+    Stop { task: TaskId, executor: ExecutorKind, run: RunId },
+    /// Merge exactly this commit of a task's pull request.
+    Merge { task: TaskId, number: u64, sha: String },
+}
+
+/// What we say in Linear. The words are Linear's own types of activity.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activity {
+    Thought(String),
+    Action { action: String, parameter: String, result: Option<String> },
+    Response(String),
+    Error(String),
+}
+
+words_enum! {
+    /// The two places where an issue's state in Linear is moved to.
+    Stage { Started = "started", Completed = "completed" }
+}
+
+// ───────────────────────────── what happened ─────────────────────────────
+
+/// Something that happened, as the log remembers it. Past tense; never changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// A session was opened. On an issue that is new or done, a round begins.
+    Opened(Opening),
+    /// A person wrote something; in a round it goes along with what starts later.
+    Prompted { session: SessionId, activity: String, text: String },
+    /// A prompt after the end: a new round of the same issue.
+    Reopened { session: SessionId, activity: String, text: String },
+    CancelAsked { why: CancelReason },
+    Briefed(Box<Briefing>),
+    /// The issue cannot be worked on; the sentence says why.
+    Unserved { why: String },
+    /// The tasks there are, once the way is clear: `plan`, or `main` alone.
+    Laid { tasks: Vec<Spec> },
+    /// The plan was accepted.
+    Planned { summary: String, tasks: Vec<Spec> },
+    /// The answer was no plan; `why` goes back with the next run.
+    PlanRejected { why: String },
+    /// The executor of a task's next attempt was chosen.
+    Routed { task: TaskId, executor: ExecutorKind, why: String },
+    Requested(Effect),
+    Claimed { key: Seq, until: Time },
+    Performed { key: Seq, outcome: Outcome },
+    Faulted { key: Seq, fault: Fault, retry_at: Time },
+    /// A doubtful effect was looked for and not found.
+    Searched { key: Seq, certain: bool },
+    GaveUp { key: Seq, why: String },
+    /// A run that waited works now.
+    Began { task: TaskId },
+    /// A run takes too long and is to be stopped.
+    Overran { task: TaskId },
+    /// A run ended: its cost is settled.
+    Ended { task: TaskId, ending: Ending, cost_usd: f64, cost_is_estimate: bool },
+    /// The task will be tried again.
+    Retried { task: TaskId, not_before: Time, why: String },
+    /// The task's pull request has this head.
+    HeadSeen { task: TaskId, number: u64, url: String, branch: String, sha: String },
+    /// This commit may be merged.
+    Approved { task: TaskId, sha: String, why: String },
+    /// The commit waits for a person's merge.
+    Readied { task: TaskId },
+    Merged { task: TaskId, sha: String },
+    /// The task is over without a merge.
+    Settled { task: TaskId, verdict: Settled, why: String },
+    /// Everybody was told how the round ended.
+    Reported,
+    /// The round is over.
+    Done { outcome: RoundOutcome },
+}
+
+words_enum! {
+    /// How a task can be over without a merge.
+    Settled { Succeeded = "succeeded", Failed = "failed", Skipped = "skipped", Cancelled = "cancelled" }
+}
+words_enum! {
+    /// How a round can end.
+    RoundOutcome { Succeeded = "succeeded", Failed = "failed", Cancelled = "cancelled" }
+}
+
+/// An event where and when it was written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub seq: Seq,
+    pub at: Time,
+    pub event: Event,
+}
+
+/// A person asked for something that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("this issue is not known here: delegate it to the app in Linear first")]
+    Unknown,
+}
+
+/// What an input means for an issue: the events to write, none if it changes nothing.
+///
+/// Asking twice with the same input answers nothing the second time. A log
+/// written by an older program never makes this panic; what it cannot have
+/// meant is passed over.
+pub fn decide(issue: &Issue, input: Input, now: Time) -> Result<Vec<Event>, Refusal> {
+    let mut draft = Draft::new(issue.clone(), now);
+    draft.take(input)?;
+    Ok(draft.events)
+}
+
+/// An issue with the events that are not written yet.
+pub struct Draft {
+    pub issue: Issue,
+    pub events: Vec<Event>,
+    pub now: Time,
+}
+
+impl Draft {
+    pub fn new(issue: Issue, now: Time) -> Self {
+        // Clocks of two hosts differ; an issue's own time never runs backwards.
+        let now = now.max(issue.last_at);
+        Self { issue, events: Vec::new(), now }
+    }
+
+    /// Takes one input in, and all that follows from it.
+    pub fn take(&mut self, input: Input) -> Result<(), Refusal> {
+        understand::understand(self, input)?;
+        advance(self);
+        Ok(())
+    }
+
+    /// Claims all that is due now, so that no other copy of us does the same.
+    pub fn claim(&mut self) -> Vec<Due> {
+        let due = self.issue.due(self.now);
+        let until = self.now + jiff::SignedDuration::from_secs(LEASE_SECONDS);
+        for it in &due {
+            self.emit(Event::Claimed { key: it.key, until });
+        }
+        due
+    }
+
+    fn emit(&mut self, event: Event) {
+        let record = Record { seq: self.issue.seq + 1, at: self.now, event };
+        evolve(&mut self.issue, &record);
+        self.events.push(record.event);
+    }
+
+    fn request(&mut self, effect: Effect) -> Seq {
+        self.emit(Event::Requested(effect));
+        self.issue.seq
+    }
+
+    /// Says something in every session of the round.
+    fn say(&mut self, activity: Activity) {
+        for session in self.issue.sessions.clone() {
+            self.request(Effect::Say { session, activity: activity.clone() });
+        }
+    }
+}
+
+/// A text from outside, cut to `max` bytes at a character.
+pub fn clip(text: &str, max: usize) -> String {
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let mut end = max.saturating_sub('…'.len_utf8());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
+}

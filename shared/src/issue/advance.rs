@@ -1,0 +1,2 @@
+use super::Draft;
+pub fn advance(_draft: &mut Draft) {}

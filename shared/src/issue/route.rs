@@ -1,0 +1,67 @@
+//! Which executor runs a task, and the sentence that says why.
+
+use super::{Complexity, ExecutorKind, Spec, Strategy, TaskKind};
+
+/// The choice for a task under a strategy.
+pub fn route(spec: &Spec, strategy: Strategy) -> (ExecutorKind, String) {
+    use ExecutorKind::{Codegen, Local};
+    let thinks = match spec.kind {
+        TaskKind::Orchestrator | TaskKind::Scoper | TaskKind::Reviewer => true,
+        TaskKind::Builder | TaskKind::Debugger => false,
+    };
+    let kind = spec.kind;
+    match strategy {
+        Strategy::LocalOnly => (Local, "local-only keeps every task on the team's machine".into()),
+        Strategy::CloudOnly => (Codegen, "cloud-only sends every task to the cloud".into()),
+        Strategy::HybridParallel | Strategy::HybridSmart if thinks => {
+            (Local, format!("{strategy} keeps a {kind} on the team's machine"))
+        }
+        Strategy::HybridParallel => (
+            Codegen,
+            format!("hybrid-parallel sends a {kind} to the cloud, where all can run at once"),
+        ),
+        Strategy::HybridSmart if spec.requires_isolation => {
+            (Codegen, "hybrid-smart: the plan asks for isolation, so it goes to the cloud".into())
+        }
+        Strategy::HybridSmart => match spec.complexity {
+            Some(Complexity::Low) => {
+                (Local, format!("hybrid-smart: a small {kind} stays on the team's machine"))
+            }
+            Some(Complexity::Medium | Complexity::High) | None => {
+                (Codegen, format!("hybrid-smart: a {kind} that is not small goes to the cloud"))
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_strategy_by_kind() {
+        let choice = |strategy, kind, complexity| {
+            let spec = Spec {
+                id: "a".into(),
+                title: String::new(),
+                kind,
+                prompt: String::new(),
+                depends_on: vec![],
+                complexity,
+                requires_isolation: false,
+                acceptance: vec![],
+                paths: vec![],
+            };
+            route(&spec, strategy).0
+        };
+        use ExecutorKind::{Codegen, Local};
+        for kind in TaskKind::ALL.iter().copied() {
+            assert_eq!(choice(Strategy::LocalOnly, kind, None), Local);
+            assert_eq!(choice(Strategy::CloudOnly, kind, None), Codegen);
+            let hybrid = if kind.makes_pull() { Codegen } else { Local };
+            assert_eq!(choice(Strategy::HybridParallel, kind, None), hybrid);
+            assert_eq!(choice(Strategy::HybridSmart, kind, Some(Complexity::High)), hybrid);
+            assert_eq!(choice(Strategy::HybridSmart, kind, Some(Complexity::Low)), Local);
+        }
+    }
+}

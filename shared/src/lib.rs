@@ -1,0 +1,22 @@
+//! Cyrus, the part that every role shares. In reading order:
+//!
+//! * [`issue`]: the core. What an issue's log means and what it owes the world. Pure.
+//! * [`ports`]: what the engine needs of the world, as promises.
+//! * [`engine`]: hear, act, look. The only code that calls the outside.
+//! * [`store`]: the logs.
+//! * [`linear`], [`github`], [`codegen`]: adapters, one service each.
+//! * [`config`]: `config.json` and the environment become settings.
+//! * [`http`]: one router for webhooks and the API; [`view`]: the documents it serves.
+//! * [`wire`]: environment in, engine out. The only place where adapters are chosen.
+
+pub mod codegen;
+pub mod config;
+pub mod engine;
+pub mod github;
+pub mod http;
+pub mod issue;
+pub mod linear;
+pub mod ports;
+pub mod store;
+pub mod view;
+pub mod wire;

@@ -1,0 +1,258 @@
+//! What the engine needs of the world, as promises. Adapters keep them, and so
+//! does the simulator's world.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::issue::{
+    Activity, AgentPolicy, Brief, Event, ExecutorKind, Fault, IssueId, MergeMethod, Policy,
+    PullFacts, Record, Repository, RunId, Seq, SessionId, Sight, Stage, TaskId, TaskKind, Time,
+};
+
+/// Everything the engine can reach.
+#[derive(Clone)]
+pub struct Hands {
+    pub log: Arc<dyn Log>,
+    pub tracker: Arc<dyn Tracker>,
+    pub forge: Arc<dyn Forge>,
+    pub executors: Vec<Arc<dyn Executor>>,
+    pub policies: Arc<dyn Policies>,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Tells the time.
+pub trait Clock: Send + Sync {
+    fn now(&self) -> Time;
+}
+
+/// Says what holds for an issue.
+pub trait Policies: Send + Sync {
+    /// The policy for an issue, or a sentence for its author: why there is
+    /// none, and what to do about it.
+    fn policy(&self, brief: &Brief) -> Result<Policy, String>;
+}
+
+/// The logs of all issues, and a small head for each.
+#[async_trait]
+pub trait Log: Send + Sync {
+    /// The records of an issue after `after`, oldest first, all of them.
+    async fn read(&self, issue: &IssueId, after: Seq) -> anyhow::Result<Vec<Record>>;
+
+    /// Writes all of it or nothing, durably, if the issue's last seq is still
+    /// `append.after`.
+    async fn append(&self, append: Append) -> Result<(), AppendError>;
+
+    /// Issues to look after: those with something to watch, and those whose
+    /// `attention_at` is not after `now`; most overdue first, at most `limit`.
+    async fn attention(&self, now: Time, limit: usize) -> anyhow::Result<Vec<Head>>;
+
+    /// The id of an issue, by id or identifier.
+    async fn find(&self, name: &str) -> anyhow::Result<Option<IssueId>>;
+
+    /// Heads of issues, newest first, `limit` of them, from before `before` (a head's `started_at`).
+    async fn heads(&self, before: Option<Time>, limit: usize) -> anyhow::Result<Vec<Head>>;
+}
+
+/// What one step writes.
+#[derive(Clone, Debug)]
+pub struct Append {
+    pub issue: IssueId,
+    /// The seq that the writer has seen; the first event gets the next one.
+    pub after: Seq,
+    pub at: Time,
+    pub events: Vec<Event>,
+    pub head: Head,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Somebody else has written: load again and decide again.
+    #[error("the issue has moved on")]
+    Conflict,
+    #[error(transparent)]
+    Failed(#[from] anyhow::Error),
+}
+
+/// What is known of an issue without reading its log. Its size does not depend
+/// on the number of tasks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    pub issue: IssueId,
+    pub seq: Seq,
+    pub identifier: String,
+    pub title: String,
+    pub url: String,
+    pub phase: String,
+    pub outcome: Option<String>,
+    pub waiting_for: Option<String>,
+    pub spent_usd: f64,
+    pub limit_usd: Option<f64>,
+    pub tasks_done: usize,
+    pub tasks_total: usize,
+    pub started_at: Time,
+    pub finished_at: Option<Time>,
+    /// When something is owed or a deadline passes.
+    pub attention_at: Option<Time>,
+    /// A run or a pull request is worth asking about.
+    pub watching: bool,
+}
+
+/// The place where people speak with us: Linear.
+///
+/// All writes may be repeated: what carries an id is refused the second time
+/// and that refusal is a success; the rest sets what is already so.
+#[async_trait]
+pub trait Tracker: Send + Sync {
+    async fn read(&self, issue: &IssueId) -> Result<Brief, Fault>;
+    async fn say(&self, id: Uuid, session: &SessionId, activity: &Activity) -> Result<(), Fault>;
+    async fn show_plan(&self, session: &SessionId, items: &[PlanItem]) -> Result<(), Fault>;
+    async fn link(&self, session: &SessionId, label: &str, url: &str) -> Result<(), Fault>;
+    /// Moves the issue to the first state of that kind, unless it is there or further.
+    async fn set_stage(&self, issue: &IssueId, stage: Stage) -> Result<(), Fault>;
+}
+
+/// A line of the plan as Linear shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanItem {
+    pub content: String,
+    pub status: PlanStatus,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanStatus {
+    Pending,
+    InProgress,
+    Completed,
+    Canceled,
+}
+
+/// The place where the code lives: GitHub.
+#[async_trait]
+pub trait Forge: Send + Sync {
+    /// How pull requests stand, one answer per question in the same order.
+    async fn facts(&self, asks: &[PullAsk]) -> Vec<Result<Option<PullFacts>, Fault>>;
+
+    /// Merges exactly `sha`. A merge that was made already, by whomever, is
+    /// [`MergeAnswer::Merged`]; so repeating one is safe.
+    async fn merge(&self, ask: &MergeAsk) -> Result<MergeAnswer, Fault>;
+
+    /// Opens a pull request, or finds the one that is open from this branch.
+    async fn open(&self, ask: &OpenAsk) -> Result<Opened, Fault>;
+}
+
+/// A question about one pull request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullAsk {
+    /// `owner/name`.
+    pub slug: String,
+    pub which: WhichPull,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WhichPull {
+    Number(u64),
+    /// The newest one whose head is this branch of the repository itself.
+    Branch(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MergeAsk {
+    pub slug: String,
+    pub number: u64,
+    pub sha: String,
+    pub method: MergeMethod,
+    pub title: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MergeAnswer {
+    /// Merged as this commit.
+    Merged { sha: String },
+    /// The head is not `sha` any more.
+    HeadMoved,
+    /// It cannot be merged as it stands; the forge's words.
+    Refused { why: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenAsk {
+    pub slug: String,
+    pub branch: String,
+    pub base: String,
+    pub title: String,
+    pub body: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    pub number: u64,
+    pub url: String,
+}
+
+/// Runs coding agents.
+#[async_trait]
+pub trait Executor: Send + Sync {
+    fn kind(&self) -> ExecutorKind;
+
+    /// Starts a run. `job.key` is the same for every attempt at one effect. A
+    /// fault that is not [`Fault::Ambiguous`] promises that no run was made.
+    async fn start(&self, job: &Job) -> Result<Started, Fault>;
+
+    /// Looks for the run of a start whose reply was lost; never makes one.
+    async fn settle(&self, job: &Job) -> Result<Settlement, Fault>;
+
+    /// How runs stand, one answer per run in the same order, read in bulk.
+    async fn observe(&self, runs: &[RunId]) -> Vec<Result<Sight, Fault>>;
+
+    /// Asks a run to stop. Stopping what has ended is a success.
+    async fn stop(&self, run: &RunId) -> Result<(), Fault>;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Started {
+    pub run: RunId,
+    pub url: Option<String>,
+    /// It works already, rather than wait for a free slot.
+    pub begun: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    Found(Started),
+    /// Not found. `certain`: and it cannot turn up later.
+    Absent { certain: bool },
+}
+
+/// One run of one task, as it is handed to an executor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Unique for the effect, fit for a file name: never two runs for one key.
+    pub key: String,
+    pub issue: IssueId,
+    pub identifier: String,
+    pub issue_title: String,
+    pub issue_url: String,
+    pub task: TaskId,
+    pub kind: TaskKind,
+    pub title: String,
+    /// The whole prompt, frame included.
+    pub prompt: String,
+    /// The JSON Schema of the answer, where one is asked for instead of a change.
+    pub answer_schema: Option<String>,
+    pub repository: Repository,
+    pub branch: String,
+    pub agent: AgentPolicy,
+    /// USD.
+    pub cost_max: Option<f64>,
+    pub seconds_max: i64,
+}
+
+impl Job {
+    /// Is the result of this job a pull request, rather than an answer?
+    pub fn makes_pull(&self) -> bool {
+        self.kind.makes_pull()
+    }
+}
