@@ -1,1 +1,232 @@
+//! One router for all that comes over HTTP: webhooks and the API. Doors only:
+//! what a request means is decided elsewhere.
 
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tracing::{debug, error, info, warn};
+
+use crate::engine::{Engine, Heard};
+use crate::issue::{IssueId, Time};
+use crate::linear::webhook::{self, Refused};
+use crate::view;
+
+/// The largest body of a webhook, in bytes (contract, section 4).
+pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// The issues of one page of the list.
+const ISSUES_PER_PAGE: usize = 100;
+/// The events of one page of a log.
+const EVENTS_PER_PAGE: usize = 1_000;
+
+/// What the router needs.
+pub struct Doors {
+    pub engine: Arc<Engine>,
+    /// Called after something was recorded for an issue. Carries no data, and may be lost.
+    pub wake: Box<dyn Fn(IssueId) + Send + Sync>,
+    /// The secrets that sign Linear's webhooks: the one in force, and during a rotation the last one.
+    pub linear_secrets: Vec<SecretString>,
+    /// The bearer token of `/api`; none leaves it open.
+    pub api_token: Option<SecretString>,
+}
+
+/// All routes.
+pub fn router(doors: Arc<Doors>) -> Router {
+    let api = Router::new()
+        .route("/issues", get(issues))
+        .route("/issues/{issue}", get(issue))
+        .route("/issues/{issue}/log", get(log))
+        .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing under this path") })
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&doors),
+            authenticate,
+        ));
+    Router::new()
+        .route("/linear-webhook", post(linear_webhook))
+        .route("/webhook", post(linear_webhook))
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/status", get(status))
+        .route(
+            "/version",
+            get(|| async { Json(json!({ "version": env!("CARGO_PKG_VERSION") })) }),
+        )
+        .nest("/api/v1", api)
+        .with_state(doors)
+}
+
+/// Linear tells something. 200 only once it is durable, or of no interest.
+async fn linear_webhook(
+    State(doors): State<Arc<Doors>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let Ok(body) = to_bytes(body, BODY_BYTES_MAX).await else {
+        return problem(StatusCode::PAYLOAD_TOO_LARGE, "a webhook has at most 1 MiB");
+    };
+    let signature = headers
+        .get("linear-signature")
+        .and_then(|it| it.to_str().ok());
+    let now = doors.engine.hands().clock.now();
+    let (issue, input) = match webhook::hear(&doors.linear_secrets, signature, &body, now) {
+        Ok(Some(heard)) => heard,
+        Ok(None) => return "of no interest".into_response(),
+        Err(Refused::Unauthorized(why)) => {
+            warn!("refused a webhook: {why}");
+            return problem(StatusCode::UNAUTHORIZED, why);
+        }
+        Err(Refused::Malformed(why)) => {
+            warn!("cannot read a webhook: {why}");
+            return problem(StatusCode::BAD_REQUEST, &why);
+        }
+    };
+    match doors.engine.hear(&issue, input).await {
+        Ok(Heard::Recorded) => {
+            info!(%issue, "heard from Linear");
+            (doors.wake)(issue);
+            "accepted".into_response()
+        }
+        Ok(Heard::Nothing) => {
+            // A second delivery may be the trace of a crash before the wake-up.
+            (doors.wake)(issue);
+            "known".into_response()
+        }
+        Ok(Heard::Refused(refusal)) => {
+            debug!(%issue, "nothing to do: {refusal}");
+            "of no interest".into_response()
+        }
+        Err(error) => {
+            error!(%issue, "could not record a webhook: {error:#}");
+            problem(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "it could not be stored, send it again",
+            )
+        }
+    }
+}
+
+async fn authenticate(State(doors): State<Arc<Doors>>, request: Request, next: Next) -> Response {
+    let Some(token) = &doors.api_token else {
+        return next.run(request).await;
+    };
+    let given = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|it| it.to_str().ok())
+        .and_then(|it| it.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map_or("", |(_, token)| token.trim());
+    // Digests take the same time to compare wherever they differ.
+    if Sha256::digest(given) == Sha256::digest(token.expose_secret()) {
+        return next.run(request).await;
+    }
+    problem(
+        StatusCode::UNAUTHORIZED,
+        "this needs `Authorization: Bearer` with CYRUS_API_TOKEN",
+    )
+}
+
+async fn status(State(doors): State<Arc<Doors>>) -> Response {
+    let now = doors.engine.hands().clock.now();
+    match doors.engine.hands().log.attention(now, 1).await {
+        Ok(heads) => Json(json!({ "status": if heads.is_empty() { "idle" } else { "busy" } }))
+            .into_response(),
+        Err(error) => broken(&error),
+    }
+}
+
+#[derive(Deserialize)]
+struct IssuesPage {
+    before: Option<Time>,
+}
+
+async fn issues(State(doors): State<Arc<Doors>>, Query(page): Query<IssuesPage>) -> Response {
+    match doors
+        .engine
+        .hands()
+        .log
+        .heads(page.before, ISSUES_PER_PAGE)
+        .await
+    {
+        Ok(heads) => {
+            let full = heads.len() == ISSUES_PER_PAGE;
+            let next = heads
+                .last()
+                .filter(|_| full)
+                .map(|it| it.started_at.to_string());
+            let issues = heads.into_iter().map(view::line).collect();
+            Json(view::IssueList { issues, next }).into_response()
+        }
+        Err(error) => broken(&error),
+    }
+}
+
+async fn issue(State(doors): State<Arc<Doors>>, Path(name): Path<String>) -> Response {
+    let id = match find(&doors, &name).await {
+        Ok(id) => id,
+        Err(response) => return response,
+    };
+    match doors.engine.load(&id).await {
+        Ok(issue) => Json(view::issue(&issue)).into_response(),
+        Err(error) => broken(&error),
+    }
+}
+
+#[derive(Deserialize)]
+struct LogPage {
+    #[serde(default)]
+    after: u64,
+}
+
+async fn log(
+    State(doors): State<Arc<Doors>>,
+    Path(name): Path<String>,
+    Query(page): Query<LogPage>,
+) -> Response {
+    let id = match find(&doors, &name).await {
+        Ok(id) => id,
+        Err(response) => return response,
+    };
+    match doors.engine.hands().log.read(&id, page.after).await {
+        Ok(mut records) => {
+            let more = records.len() > EVENTS_PER_PAGE;
+            records.truncate(EVENTS_PER_PAGE);
+            let next = records.last().filter(|_| more).map(|it| it.seq.to_string());
+            let events = records.iter().map(view::log_line).collect();
+            Json(view::LogDoc { events, next }).into_response()
+        }
+        Err(error) => broken(&error),
+    }
+}
+
+async fn find(doors: &Doors, name: &str) -> Result<IssueId, Response> {
+    match doors.engine.hands().log.find(name).await {
+        Ok(Some(id)) => Ok(id),
+        Ok(None) => Err(problem(
+            StatusCode::NOT_FOUND,
+            &format!("no issue `{name}` is known here"),
+        )),
+        Err(error) => Err(broken(&error)),
+    }
+}
+
+fn broken(error: &anyhow::Error) -> Response {
+    error!("could not read the store: {error:#}");
+    problem(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "the store could not be read; the log has the cause",
+    )
+}
+
+fn problem(status: StatusCode, why: &str) -> Response {
+    (status, Json(json!({ "error": why }))).into_response()
+}

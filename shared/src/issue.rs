@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 pub use self::advance::advance;
 pub use self::evolve::evolve;
 pub use self::plan::{Complexity, Spec, TaskKind};
-pub use self::state::{Due, How, Issue, Owed, Phase, Pull, StopReason, Task, TaskState, Watch};
+pub use self::state::{
+    Due, How, Issue, Owed, Phase, Pull, StopReason, Stopping, Task, TaskState, Watch,
+};
 pub use self::verdict::{Check, CheckState, PullFacts, PullState};
 
 /// A moment, to the nanosecond, UTC.
@@ -97,8 +99,14 @@ id! {
 pub enum Input {
     /// A person delegated the issue to us or mentioned us on it.
     Opened(Opening),
-    /// A person wrote in a session. `activity` tells deliveries of the same prompt apart.
-    Prompted { session: SessionId, activity: String, text: String },
+    /// A person wrote in a session. `activity` tells deliveries of the same prompt
+    /// apart; `at` is when they wrote, by Linear's clock.
+    Prompted {
+        session: SessionId,
+        activity: String,
+        text: String,
+        at: Time,
+    },
     /// A person wants no more of it. `at` is when they said so, by Linear's clock.
     Cancelled { why: CancelReason, at: Time },
     /// An effect that was owed has been made.
@@ -109,9 +117,16 @@ pub enum Input {
     /// proves that it never happened (a local folder, not a far list).
     Absent { key: Seq, certain: bool },
     /// How a run stands, as its executor tells.
-    SawRun { task: TaskId, run: RunId, sight: Sight },
+    SawRun {
+        task: TaskId,
+        run: RunId,
+        sight: Sight,
+    },
     /// How a pull request stands; `None`: there is none on the task's branch.
-    SawPull { task: TaskId, facts: Option<PullFacts> },
+    SawPull {
+        task: TaskId,
+        facts: Option<PullFacts>,
+    },
     /// Nothing but that time has passed.
     Tick,
 }
@@ -154,7 +169,11 @@ pub enum Outcome {
     /// The configuration cannot serve this issue; the sentence says why and the remedy.
     Unserved(String),
     /// A run exists. `begun`: it works already, rather than wait for its turn.
-    Started { run: RunId, url: Option<String>, begun: bool },
+    Started {
+        run: RunId,
+        url: Option<String>,
+        begun: bool,
+    },
     /// The pull request is merged as this commit.
     Merged { sha: String },
     /// The head is not the commit that was named any more.
@@ -347,7 +366,10 @@ pub enum Fault {
     Transient { why: String },
     /// The other side asks to wait (429, no free slot). Does not count as a try.
     #[error("{why}")]
-    Busy { why: String, retry_after_seconds: Option<u32> },
+    Busy {
+        why: String,
+        retry_after_seconds: Option<u32>,
+    },
     /// It may have been made: the reply was lost.
     #[error("{why}")]
     Ambiguous { why: String },
@@ -407,19 +429,38 @@ pub enum Effect {
     /// Read the issue from Linear, and from the configuration what holds for it.
     Fetch,
     /// Post an activity in a session.
-    Say { session: SessionId, activity: Activity },
+    Say {
+        session: SessionId,
+        activity: Activity,
+    },
     /// Show the plan, as it stands when the effect is made, in a session.
     ShowPlan { session: SessionId },
     /// Add an external URL to a session.
-    Link { session: SessionId, label: String, url: String },
+    Link {
+        session: SessionId,
+        label: String,
+        url: String,
+    },
     /// Move the issue to the first state of a kind, unless it is further already.
     Move { to: Stage },
     /// Start a run of a task.
-    Start { task: TaskId, attempt: u32, executor: ExecutorKind },
+    Start {
+        task: TaskId,
+        attempt: u32,
+        executor: ExecutorKind,
+    },
     /// Stop a run.
-    Stop { task: TaskId, executor: ExecutorKind, run: RunId },
+    Stop {
+        task: TaskId,
+        executor: ExecutorKind,
+        run: RunId,
+    },
     /// Merge exactly this commit of a task's pull request.
-    Merge { task: TaskId, number: u64, sha: String },
+    Merge {
+        task: TaskId,
+        number: u64,
+        sha: String,
+    },
 }
 
 /// What we say in Linear. The words are Linear's own types of activity.
@@ -427,7 +468,11 @@ pub enum Effect {
 #[serde(rename_all = "snake_case")]
 pub enum Activity {
     Thought(String),
-    Action { action: String, parameter: String, result: Option<String> },
+    Action {
+        action: String,
+        parameter: String,
+        result: Option<String>,
+    },
     Response(String),
     Error(String),
 }
@@ -445,49 +490,123 @@ pub enum Event {
     /// A session was opened. On an issue that is new or done, a round begins.
     Opened(Opening),
     /// A person wrote something; in a round it goes along with what starts later.
-    Prompted { session: SessionId, activity: String, text: String },
+    Prompted {
+        session: SessionId,
+        activity: String,
+        text: String,
+    },
     /// A prompt after the end: a new round of the same issue.
-    Reopened { session: SessionId, activity: String, text: String },
-    CancelAsked { why: CancelReason },
+    Reopened {
+        session: SessionId,
+        activity: String,
+        text: String,
+        at: Time,
+    },
+    CancelAsked {
+        why: CancelReason,
+    },
     Briefed(Box<Briefing>),
     /// The issue cannot be worked on; the sentence says why.
-    Unserved { why: String },
+    Unserved {
+        why: String,
+    },
     /// The tasks there are, once the way is clear: `plan`, or `main` alone.
-    Laid { tasks: Vec<Spec> },
+    Laid {
+        tasks: Vec<Spec>,
+    },
     /// The plan was accepted.
-    Planned { summary: String, tasks: Vec<Spec> },
+    Planned {
+        summary: String,
+        tasks: Vec<Spec>,
+    },
     /// The answer was no plan; `why` goes back with the next run.
-    PlanRejected { why: String },
+    PlanRejected {
+        why: String,
+    },
     /// The executor of a task's next attempt was chosen.
-    Routed { task: TaskId, executor: ExecutorKind, why: String },
+    Routed {
+        task: TaskId,
+        executor: ExecutorKind,
+        why: String,
+    },
     Requested(Effect),
-    Claimed { key: Seq, until: Time },
-    Performed { key: Seq, outcome: Outcome },
-    Faulted { key: Seq, fault: Fault, retry_at: Time },
+    Claimed {
+        key: Seq,
+        until: Time,
+    },
+    Performed {
+        key: Seq,
+        outcome: Outcome,
+    },
+    Faulted {
+        key: Seq,
+        fault: Fault,
+        retry_at: Time,
+    },
     /// A doubtful effect was looked for and not found.
-    Searched { key: Seq, certain: bool },
-    GaveUp { key: Seq, why: String },
+    Searched {
+        key: Seq,
+        certain: bool,
+    },
+    GaveUp {
+        key: Seq,
+        why: String,
+    },
     /// A run that waited works now.
-    Began { task: TaskId },
+    Began {
+        task: TaskId,
+    },
     /// A run takes too long and is to be stopped.
-    Overran { task: TaskId },
+    Overran {
+        task: TaskId,
+    },
     /// A run ended: its cost is settled.
-    Ended { task: TaskId, ending: Ending, cost_usd: f64, cost_is_estimate: bool },
+    Ended {
+        task: TaskId,
+        ending: Ending,
+        cost_usd: f64,
+        cost_is_estimate: bool,
+    },
     /// The task will be tried again.
-    Retried { task: TaskId, not_before: Time, why: String },
+    Retried {
+        task: TaskId,
+        not_before: Time,
+        why: String,
+    },
     /// The task's pull request has this head.
-    HeadSeen { task: TaskId, number: u64, url: String, branch: String, sha: String },
+    HeadSeen {
+        task: TaskId,
+        number: u64,
+        url: String,
+        branch: String,
+        sha: String,
+    },
     /// This commit may be merged.
-    Approved { task: TaskId, sha: String, why: String },
+    Approved {
+        task: TaskId,
+        sha: String,
+        why: String,
+    },
     /// The commit waits for a person's merge.
-    Readied { task: TaskId },
-    Merged { task: TaskId, sha: String },
+    Readied {
+        task: TaskId,
+    },
+    Merged {
+        task: TaskId,
+        sha: String,
+    },
     /// The task is over without a merge.
-    Settled { task: TaskId, verdict: Settled, why: String },
+    Settled {
+        task: TaskId,
+        verdict: Settled,
+        why: String,
+    },
     /// Everybody was told how the round ended.
     Reported,
     /// The round is over.
-    Done { outcome: RoundOutcome },
+    Done {
+        outcome: RoundOutcome,
+    },
 }
 
 words_enum! {
@@ -536,7 +655,11 @@ impl Draft {
     pub fn new(issue: Issue, now: Time) -> Self {
         // Clocks of two hosts differ; an issue's own time never runs backwards.
         let now = now.max(issue.last_at);
-        Self { issue, events: Vec::new(), now }
+        Self {
+            issue,
+            events: Vec::new(),
+            now,
+        }
     }
 
     /// Takes one input in, and all that follows from it.
@@ -557,7 +680,11 @@ impl Draft {
     }
 
     fn emit(&mut self, event: Event) {
-        let record = Record { seq: self.issue.seq + 1, at: self.now, event };
+        let record = Record {
+            seq: self.issue.seq + 1,
+            at: self.now,
+            event,
+        };
         evolve(&mut self.issue, &record);
         self.events.push(record.event);
     }
@@ -570,7 +697,10 @@ impl Draft {
     /// Says something in every session of the round.
     fn say(&mut self, activity: Activity) {
         for session in self.issue.sessions.clone() {
-            self.request(Effect::Say { session, activity: activity.clone() });
+            self.request(Effect::Say {
+                session,
+                activity: activity.clone(),
+            });
         }
     }
 }

@@ -7,6 +7,7 @@
 //! * [`linear`], [`github`], [`codegen`]: adapters, one service each.
 //! * [`config`]: `config.json` and the environment become settings.
 //! * [`http`]: one router for webhooks and the API; [`view`]: the documents it serves.
+//! * [`service`]: the three roles in one process.
 //! * [`wire`]: environment in, engine out. The only place where adapters are chosen.
 
 pub mod codegen;
@@ -17,6 +18,7 @@ pub mod http;
 pub mod issue;
 pub mod linear;
 pub mod ports;
+pub mod service;
 pub mod store;
 pub mod view;
 pub mod wire;

@@ -223,7 +223,9 @@ pub struct Started {
 pub enum Settlement {
     Found(Started),
     /// Not found. `certain`: and it cannot turn up later.
-    Absent { certain: bool },
+    Absent {
+        certain: bool,
+    },
 }
 
 /// One run of one task, as it is handed to an executor.

@@ -1,1 +1,208 @@
+//! The documents of `/api/v1`, which the commands print with `--json`. Their
+//! keys are public interface (contract, section 4).
 
+use serde::Serialize;
+
+use crate::issue::{Issue, Phase, Record, Task, TaskState, Time, words};
+use crate::ports::Head;
+
+/// `GET /api/v1/issues/{issue}`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct IssueDoc {
+    pub id: String,
+    pub identifier: String,
+    pub title: String,
+    pub url: String,
+    pub phase: &'static str,
+    pub outcome: Option<&'static str>,
+    pub waiting_for: Option<String>,
+    pub spent_usd: f64,
+    pub reserved_usd: f64,
+    pub limit_usd: Option<f64>,
+    pub started_at: Time,
+    pub finished_at: Option<Time>,
+    pub tasks: Vec<TaskDoc>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TaskDoc {
+    pub id: String,
+    pub title: String,
+    pub kind: &'static str,
+    pub depends_on: Vec<String>,
+    pub state: &'static str,
+    pub executor: Option<&'static str>,
+    pub why: Option<String>,
+    pub attempt: u32,
+    pub run_url: Option<String>,
+    pub pr_url: Option<String>,
+    pub branch: Option<String>,
+    pub head_sha: Option<String>,
+    pub cost_usd: f64,
+    pub cost_is_estimate: bool,
+    pub error: Option<String>,
+    pub started_at: Option<Time>,
+    pub finished_at: Option<Time>,
+}
+
+/// `GET /api/v1/issues`: the document above without tasks, and their number.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct IssueLine {
+    pub id: String,
+    pub identifier: String,
+    pub title: String,
+    pub url: String,
+    pub phase: String,
+    pub outcome: Option<String>,
+    pub waiting_for: Option<String>,
+    pub spent_usd: f64,
+    pub reserved_usd: f64,
+    pub limit_usd: Option<f64>,
+    pub started_at: Time,
+    pub finished_at: Option<Time>,
+    pub tasks_done: usize,
+    pub tasks_total: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct IssueList {
+    pub issues: Vec<IssueLine>,
+    pub next: Option<String>,
+}
+
+/// `GET /api/v1/issues/{issue}/log`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LogDoc {
+    pub events: Vec<LogLine>,
+    pub next: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LogLine {
+    pub seq: u64,
+    pub at: Time,
+    pub event: String,
+    pub text: String,
+}
+
+/// One issue with its tasks.
+pub fn issue(issue: &Issue) -> IssueDoc {
+    IssueDoc {
+        id: issue.id.0.clone(),
+        identifier: issue.identifier.clone(),
+        title: issue.title.clone(),
+        url: issue.url.clone(),
+        phase: issue.phase().word(),
+        outcome: issue.outcome.map(|it| it.word()),
+        waiting_for: issue.waiting_for(),
+        spent_usd: issue.spent_usd,
+        // Nothing is reserved before there is an admission by limits.
+        reserved_usd: 0.0,
+        limit_usd: limit(issue),
+        started_at: issue.started_at,
+        finished_at: issue.finished_at,
+        tasks: issue.tasks.iter().map(task).collect(),
+    }
+}
+
+fn task(task: &Task) -> TaskDoc {
+    TaskDoc {
+        id: task.spec.id.0.clone(),
+        title: task.spec.title.clone(),
+        kind: task.spec.kind.word(),
+        depends_on: task.spec.depends_on.iter().map(|it| it.0.clone()).collect(),
+        state: task.word(),
+        executor: task.executor.map(|it| it.word()),
+        why: task.why.clone(),
+        attempt: task.attempt,
+        run_url: task.run_url.clone(),
+        pr_url: task.pull.as_ref().map(|it| it.url.clone()),
+        branch: task.branch.clone(),
+        head_sha: task.pull.as_ref().map(|it| it.sha.clone()),
+        cost_usd: task.cost_usd,
+        cost_is_estimate: task.cost_is_estimate,
+        error: task.error.clone(),
+        started_at: task.started_at,
+        finished_at: task.finished_at,
+    }
+}
+
+fn limit(issue: &Issue) -> Option<f64> {
+    issue.policy.as_ref().and_then(|it| it.cost_per_issue_max)
+}
+
+/// The head that is stored beside the log.
+pub fn head(issue: &Issue) -> Head {
+    Head {
+        issue: issue.id.clone(),
+        seq: issue.seq,
+        identifier: issue.identifier.clone(),
+        title: crate::issue::clip(&issue.title, 300),
+        url: issue.url.clone(),
+        phase: issue.phase().word().to_owned(),
+        outcome: issue.outcome.map(|it| it.word().to_owned()),
+        waiting_for: issue.waiting_for().map(|it| crate::issue::clip(&it, 500)),
+        spent_usd: issue.spent_usd,
+        limit_usd: limit(issue),
+        tasks_done: issue.tasks.iter().filter(|it| it.over()).count(),
+        tasks_total: issue.tasks.len(),
+        started_at: issue.started_at,
+        finished_at: issue.finished_at,
+        attention_at: issue.attention_at(),
+        watching: !issue.watching().is_empty(),
+    }
+}
+
+/// One issue of the list.
+pub fn line(head: Head) -> IssueLine {
+    IssueLine {
+        id: head.issue.0,
+        identifier: head.identifier,
+        title: head.title,
+        url: head.url,
+        phase: head.phase,
+        outcome: head.outcome,
+        waiting_for: head.waiting_for,
+        spent_usd: head.spent_usd,
+        reserved_usd: 0.0,
+        limit_usd: head.limit_usd,
+        started_at: head.started_at,
+        finished_at: head.finished_at,
+        tasks_done: head.tasks_done,
+        tasks_total: head.tasks_total,
+    }
+}
+
+/// One record of the timeline.
+pub fn log_line(record: &Record) -> LogLine {
+    // The name of a variant is the first word of its JSON.
+    let json = serde_json::to_value(&record.event).unwrap_or_default();
+    let event = match &json {
+        serde_json::Value::String(name) => name.clone(),
+        serde_json::Value::Object(map) => map.keys().next().cloned().unwrap_or_default(),
+        _ => String::new(),
+    };
+    LogLine {
+        seq: record.seq,
+        at: record.at,
+        event,
+        text: words::sentence(&record.event),
+    }
+}
+
+/// How much sooner the tasks were done than one after another, in seconds:
+/// the sum of what each took, less what all of it took.
+pub fn seconds_saved(issue: &Issue) -> f64 {
+    let took = |from: Time, to: Time| to.duration_since(from).as_secs_f64();
+    let each: f64 = issue
+        .tasks
+        .iter()
+        .filter(|task| !matches!(task.state, TaskState::Skipped | TaskState::Cancelled))
+        .filter_map(|task| Some(took(task.started_at?, task.finished_at?)))
+        .sum();
+    let all = match (issue.phase(), issue.finished_at) {
+        (Phase::Done, Some(finished)) => took(issue.started_at, finished),
+        _ => return 0.0,
+    };
+    (each - all).max(0.0)
+}

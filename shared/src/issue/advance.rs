@@ -1,2 +1,343 @@
-use super::Draft;
-pub fn advance(_draft: &mut Draft) {}
+//! What must happen next. Looks only at the state, so that asking twice
+//! answers nothing the second time, and no transition has to remember to start
+//! the next one.
+
+use jiff::SignedDuration;
+
+use super::plan::{self, MAIN, PLAN, Way};
+use super::understand::{ended, settle};
+use super::{
+    Activity, Draft, Effect, Ending, Event, ExecutorKind, Failure, FailureClass, Issue, MergeMode,
+    Policy, RoundOutcome, RunId, STOP_PATIENCE_SECONDS, Settled, Spec, Stage, Task, TaskId,
+    TaskKind, TaskState, Verbosity, route, words,
+};
+
+/// Writes down all that follows from the state as it stands.
+pub fn advance(draft: &mut Draft) {
+    if !draft.issue.active() {
+        return;
+    }
+    mind_deadlines(draft);
+    if draft.issue.cancelled.is_some() {
+        wind_down(draft);
+    } else if draft.issue.unserved.is_none() {
+        prepare(draft);
+        skip(draft);
+        dispatch(draft);
+        merge(draft);
+    }
+    finish(draft);
+}
+
+/// Runs that take too long are stopped, and stopped again until they are gone.
+fn mind_deadlines(draft: &mut Draft) {
+    for task in draft.issue.tasks.clone() {
+        let (Some(deadline), TaskState::Running { run, stopping, .. }) =
+            (draft.issue.deadline(&task), &task.state)
+        else {
+            continue;
+        };
+        if deadline > draft.now {
+            continue;
+        }
+        let id = task.spec.id.clone();
+        let patience = SignedDuration::from_secs(STOP_PATIENCE_SECONDS);
+        match stopping {
+            None => {
+                draft.emit(Event::Overran { task: id.clone() });
+                stop(draft, &task, run);
+            }
+            Some(stopping) if draft.now.duration_since(stopping.first) >= patience => {
+                let failure = Failure {
+                    class: FailureClass::Lost,
+                    message: words::unstoppable(),
+                };
+                let reason = stopping.reason;
+                ended(
+                    draft,
+                    &id,
+                    Ending {
+                        result: Err(failure),
+                        cost_usd: None,
+                    },
+                    Some(reason),
+                );
+            }
+            Some(_) => stop(draft, &task, run),
+        }
+    }
+}
+
+fn stop(draft: &mut Draft, task: &Task, run: &RunId) {
+    let asked = draft
+        .issue
+        .owed
+        .values()
+        .any(|owed| matches!(&owed.effect, Effect::Stop { run: asked, .. } if asked == run));
+    if asked {
+        return;
+    }
+    let Some(executor) = task.executor else {
+        return;
+    };
+    draft.request(Effect::Stop {
+        task: task.spec.id.clone(),
+        executor,
+        run: run.clone(),
+    });
+}
+
+/// A person wants no more of it: what has not begun is cancelled, what runs is
+/// stopped, what may be running is waited for.
+fn wind_down(draft: &mut Draft) {
+    for task in draft.issue.tasks.clone() {
+        match &task.state {
+            TaskState::Todo
+            | TaskState::Seeking { .. }
+            | TaskState::Judging
+            | TaskState::Approved { .. }
+            | TaskState::Ready => {
+                let why = words::cancelled(&draft.issue);
+                settle(draft, &task.spec.id, Settled::Cancelled, why);
+            }
+            TaskState::Running {
+                run,
+                stopping: None,
+                ..
+            } => stop(draft, &task, run),
+            TaskState::Running {
+                stopping: Some(_), ..
+            }
+            | TaskState::Starting { .. }
+            | TaskState::Merging { .. }
+            | TaskState::Merged
+            | TaskState::Succeeded
+            | TaskState::Failed
+            | TaskState::Skipped
+            | TaskState::Cancelled => {}
+        }
+    }
+}
+
+/// From a bare issue to its first task.
+fn prepare(draft: &mut Draft) {
+    let (Some(brief), Some(policy)) = (draft.issue.brief.clone(), draft.issue.policy.clone())
+    else {
+        if !draft
+            .issue
+            .owed
+            .values()
+            .any(|owed| owed.effect == Effect::Fetch)
+        {
+            draft.request(Effect::Fetch);
+        }
+        return;
+    };
+    if !draft.issue.tasks.is_empty() {
+        return;
+    }
+    let (id, kind) = match plan::way(&brief, policy.planning, policy.mode, policy.bug) {
+        Way::Planned => (PLAN, TaskKind::Orchestrator),
+        Way::Single(kind) => (MAIN, kind),
+    };
+    let title = if kind == TaskKind::Orchestrator {
+        "Plan the work".into()
+    } else {
+        brief.title.clone()
+    };
+    let spec = Spec {
+        id: TaskId::from(id),
+        title,
+        kind,
+        // The issue itself is the prompt; the frame quotes it.
+        prompt: String::new(),
+        depends_on: Vec::new(),
+        complexity: None,
+        requires_isolation: false,
+        acceptance: Vec::new(),
+        paths: Vec::new(),
+    };
+    draft.emit(Event::Laid { tasks: vec![spec] });
+}
+
+/// What depends on something that will never be is skipped.
+fn skip(draft: &mut Draft) {
+    // Each round skips at least one task or is the last.
+    for _ in 0..draft.issue.tasks.len() {
+        let hopeless = draft.issue.tasks.iter().find_map(|task| {
+            let lost = |on: &&TaskId| {
+                draft
+                    .issue
+                    .task(on)
+                    .is_none_or(|on| on.over() && !on.achieved())
+            };
+            let on = task.spec.depends_on.iter().find(lost)?;
+            (task.state == TaskState::Todo).then(|| (task.spec.id.clone(), on.clone()))
+        });
+        let Some((task, on)) = hopeless else { return };
+        let why = words::skipped(&draft.issue, &on);
+        settle(draft, &task, Settled::Skipped, why);
+    }
+}
+
+/// Starts what may start, the longest way to the end first.
+fn dispatch(draft: &mut Draft) {
+    let Some(policy) = draft.issue.policy.clone() else {
+        return;
+    };
+    let issue = &draft.issue;
+    let free = policy
+        .parallel_max
+        .saturating_sub(issue.tasks.iter().filter(|it| it.busy()).count());
+    let depths = plan::depths(issue.tasks.iter().map(|task| task.spec.as_ref()));
+    let mut startable: Vec<&Task> = issue
+        .tasks
+        .iter()
+        .filter(|task| may_start(issue, task, draft.now))
+        .collect();
+    startable.sort_by_key(|task| std::cmp::Reverse(depths[&task.spec.id]));
+    let chosen: Vec<(TaskId, u32, ExecutorKind, String)> = startable
+        .into_iter()
+        .take(free)
+        .map(|task| {
+            let (executor, why) = route::route(&task.spec, policy.strategy);
+            (task.spec.id.clone(), task.attempt + 1, executor, why)
+        })
+        .collect();
+    for (task, attempt, executor, why) in chosen {
+        draft.emit(Event::Routed {
+            task: task.clone(),
+            executor,
+            why,
+        });
+        draft.request(Effect::Start {
+            task,
+            attempt,
+            executor,
+        });
+    }
+}
+
+fn may_start(issue: &Issue, task: &Task, now: super::Time) -> bool {
+    task.state == TaskState::Todo
+        && task.not_before.is_none_or(|it| it <= now)
+        && task
+            .spec
+            .depends_on
+            .iter()
+            .all(|on| issue.task(on).is_some_and(Task::achieved))
+}
+
+/// Merges one pull request at a time, in the order of the plan: the next one is
+/// judged against what the last one left.
+fn merge(draft: &mut Draft) {
+    let merging = |task: &Task| matches!(task.state, TaskState::Merging { .. });
+    let auto = draft
+        .issue
+        .policy
+        .as_ref()
+        .is_some_and(|it| it.merge == MergeMode::Auto);
+    if !auto || draft.issue.tasks.iter().any(merging) {
+        return;
+    }
+    let next = draft
+        .issue
+        .tasks
+        .iter()
+        .find_map(|task| match (&task.state, &task.pull) {
+            (TaskState::Approved { sha }, Some(pull)) => {
+                Some((task.spec.id.clone(), pull.number, sha.clone()))
+            }
+            _ => None,
+        });
+    if let Some((task, number, sha)) = next {
+        draft.request(Effect::Merge { task, number, sha });
+    }
+}
+
+/// Shows the plan where it is out of date, tells how it ended, and ends it.
+fn finish(draft: &mut Draft) {
+    let issue = &draft.issue;
+    let planned = !issue.tasks.is_empty();
+    let at_rest = planned || issue.cancelled.is_some() || issue.unserved.is_some();
+    let over = at_rest && issue.tasks.iter().all(Task::over);
+    let ready_or_over = at_rest
+        && issue
+            .tasks
+            .iter()
+            .all(|it| it.over() || it.state == TaskState::Ready);
+    // After a stop nothing moves in Linear until all is quiet.
+    if planned && (issue.cancelled.is_none() || over) {
+        show_plan(draft);
+    }
+    let outcome = outcome(&draft.issue);
+    let merged = draft
+        .issue
+        .tasks
+        .iter()
+        .any(|it| it.state == TaskState::Merged);
+    if over && merged && outcome == RoundOutcome::Succeeded && !draft.issue.completing {
+        draft.request(Effect::Move {
+            to: Stage::Completed,
+        });
+    }
+    if ready_or_over && !draft.issue.reported && !work_is_owed(&draft.issue) {
+        let text = words::report(&draft.issue, outcome);
+        draft.say(match outcome {
+            RoundOutcome::Succeeded | RoundOutcome::Cancelled => Activity::Response(text),
+            RoundOutcome::Failed => Activity::Error(text),
+        });
+        draft.emit(Event::Reported);
+    }
+    if over && draft.issue.reported && draft.issue.owed.is_empty() {
+        draft.emit(Event::Done { outcome });
+    }
+}
+
+/// Something is owed whose result could still change how it ends.
+fn work_is_owed(issue: &Issue) -> bool {
+    issue.owed.values().any(|owed| match owed.effect {
+        Effect::Start { .. } | Effect::Merge { .. } | Effect::Stop { .. } => true,
+        Effect::Fetch
+        | Effect::Say { .. }
+        | Effect::ShowPlan { .. }
+        | Effect::Link { .. }
+        | Effect::Move { .. } => false,
+    })
+}
+
+fn show_plan(draft: &mut Draft) {
+    let quiet = |policy: &Policy| policy.verbosity == Verbosity::Quiet;
+    if draft.issue.policy.as_deref().is_none_or(quiet) {
+        return;
+    }
+    for session in draft.issue.sessions.clone() {
+        let coming = draft.issue.owed.values().any(|owed| {
+            owed.claimed.is_none()
+                && matches!(&owed.effect, Effect::ShowPlan { session: to } if *to == session)
+        });
+        if !coming && !draft.issue.shown.contains(&session) {
+            draft.request(Effect::ShowPlan { session });
+        }
+    }
+}
+
+/// How the round ends, from how its tasks did.
+fn outcome(issue: &Issue) -> RoundOutcome {
+    if issue.cancelled.is_some() {
+        return RoundOutcome::Cancelled;
+    }
+    let any = |state: TaskState| issue.tasks.iter().any(|it| it.state == state);
+    if issue.unserved.is_some() || any(TaskState::Failed) {
+        return RoundOutcome::Failed;
+    }
+    let brought_something = |task: &Task| {
+        task.spec.kind != TaskKind::Orchestrator
+            && (task.achieved() || task.state == TaskState::Ready)
+    };
+    if issue.tasks.iter().any(brought_something) {
+        RoundOutcome::Succeeded
+    } else {
+        RoundOutcome::Cancelled
+    }
+}

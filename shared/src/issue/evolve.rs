@@ -1,2 +1,396 @@
-use super::{Issue, Record};
-pub fn evolve(_issue: &mut Issue, _record: &Record) {}
+//! What an event changes. Total: whatever the log holds, this never fails;
+//! an event that makes no sense here changes nothing.
+
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+
+use super::state::{Doubt, Owed, Pull};
+use super::{
+    Activity, Effect, Event, Fault, Issue, Outcome, Record, Seq, Settled, Spec, StopReason,
+    Stopping, Task, TaskId, TaskState, Time, words,
+};
+
+/// Remembers one record.
+pub fn evolve(issue: &mut Issue, record: &Record) {
+    let Record { seq, at, event } = record;
+    issue.seq = *seq;
+    issue.last_at = (*at).max(issue.last_at);
+    match event {
+        Event::Opened(opening) => {
+            if !issue.active() {
+                begin_round(issue, opening.at, *at);
+            }
+            issue.identifier.clone_from(&opening.identifier);
+            issue.title.clone_from(&opening.title);
+            issue.url.clone_from(&opening.url);
+            issue.app_user = opening.app_user.clone().or(issue.app_user.take());
+            issue.seen.insert(opening.session.0.clone());
+            issue.sessions.push(opening.session.clone());
+        }
+        Event::Prompted {
+            session: _,
+            activity,
+            text,
+        } => {
+            issue.seen.insert(activity.clone());
+            issue.notes.push(text.clone());
+        }
+        Event::Reopened {
+            session,
+            activity,
+            text,
+            at: opened_at,
+        } => {
+            begin_round(issue, *opened_at, *at);
+            issue.sessions.push(session.clone());
+            issue.seen.insert(activity.clone());
+            issue.notes.push(text.clone());
+        }
+        Event::CancelAsked { why } => {
+            issue.cancelled = Some(why.clone());
+            withdraw(issue);
+        }
+        Event::Briefed(briefing) => {
+            issue.brief = Some(Arc::new(briefing.brief.clone()));
+            issue.policy = Some(Arc::new(briefing.policy.clone()));
+        }
+        Event::Unserved { why } => issue.unserved = Some(why.clone()),
+        Event::Laid { tasks } => add_tasks(issue, tasks),
+        Event::Planned { summary, tasks } => {
+            issue.summary = Some(summary.clone());
+            issue.plan_rejected = None;
+            add_tasks(issue, tasks);
+        }
+        Event::PlanRejected { why } => {
+            issue.plan_rejections += 1;
+            issue.plan_rejected = Some(why.clone());
+        }
+        Event::Routed {
+            task,
+            executor,
+            why,
+        } => {
+            if let Some(task) = issue.task_mut(task) {
+                task.executor = Some(*executor);
+                task.why = Some(why.clone());
+            }
+        }
+        Event::Requested(effect) => requested(issue, *seq, effect, *at),
+        Event::Claimed { key, until } => claimed(issue, *key, *until),
+        Event::Performed { key, outcome } => performed(issue, *key, outcome, *at),
+        Event::Faulted {
+            key,
+            fault,
+            retry_at,
+        } => {
+            if let Some(owed) = issue.owed.get_mut(key) {
+                owed.claimed = None;
+                owed.not_before = Some(*retry_at);
+                match fault {
+                    Fault::Busy { .. } => {}
+                    Fault::Ambiguous { .. } if owed.effect.must_not_be_doubled() => {
+                        owed.tries += 1;
+                        owed.doubt.get_or_insert_default();
+                    }
+                    Fault::Transient { .. } | Fault::Ambiguous { .. } | Fault::Permanent { .. } => {
+                        owed.tries += 1
+                    }
+                }
+            }
+        }
+        Event::Searched { key, certain } => {
+            if let Some(owed) = issue.owed.get_mut(key) {
+                owed.claimed = None;
+                let settled = owed.doubt.get_or_insert_default().clean_look(*at) || *certain;
+                owed.not_before = (!settled).then(|| Doubt::next_look(*at));
+                if settled {
+                    owed.doubt = None;
+                }
+            }
+        }
+        Event::GaveUp { key, why: _ } => {
+            if let Some(owed) = issue.owed.remove(key) {
+                undo(issue, *key, &owed.effect);
+            }
+        }
+        Event::Began { task } => {
+            if let Some(TaskState::Running { begun, .. }) = state_of(issue, task) {
+                *begun = Some(*at);
+            }
+        }
+        Event::Overran { task } => {
+            if let Some(TaskState::Running { stopping, .. }) = state_of(issue, task) {
+                *stopping = Some(Stopping {
+                    reason: StopReason::Overran,
+                    first: *at,
+                    last: *at,
+                });
+            }
+        }
+        Event::Ended {
+            task,
+            ending,
+            cost_usd,
+            cost_is_estimate,
+        } => {
+            issue.spent_usd += cost_usd;
+            change(issue, task, |task| {
+                task.cost_usd += cost_usd;
+                task.cost_is_estimate |= cost_is_estimate;
+                task.state = TaskState::Seeking { since: *at };
+                if let Ok(result) = &ending.result {
+                    task.reported_pull.clone_from(&result.pull_url);
+                    task.branch = result.branch.clone().or(task.branch.take());
+                    if !task.spec.kind.makes_pull() {
+                        task.answer = Some(result.text.clone());
+                    }
+                }
+            });
+        }
+        Event::Retried {
+            task,
+            not_before,
+            why,
+        } => change(issue, task, |task| {
+            task.state = TaskState::Todo;
+            task.not_before = Some(*not_before);
+            task.error = Some(why.clone());
+        }),
+        Event::HeadSeen {
+            task,
+            number,
+            url,
+            branch: _,
+            sha,
+        } => change(issue, task, |task| {
+            task.state = TaskState::Judging;
+            task.pull = Some(Pull {
+                number: *number,
+                url: url.clone(),
+                sha: sha.clone(),
+                seen: *at,
+            });
+        }),
+        Event::Approved { task, sha, why: _ } => {
+            change(issue, task, |task| {
+                task.state = TaskState::Approved { sha: sha.clone() }
+            });
+        }
+        Event::Readied { task } => change(issue, task, |task| task.state = TaskState::Ready),
+        Event::Merged { task, sha: _ } => change(issue, task, |task| {
+            task.state = TaskState::Merged;
+            task.error = None;
+            task.finished_at = Some(*at);
+        }),
+        Event::Settled { task, verdict, why } => change(issue, task, |task| {
+            (task.state, task.error) = match verdict {
+                Settled::Succeeded => (TaskState::Succeeded, None),
+                Settled::Failed => (TaskState::Failed, Some(why.clone())),
+                Settled::Skipped => (TaskState::Skipped, Some(why.clone())),
+                Settled::Cancelled => (TaskState::Cancelled, Some(why.clone())),
+            };
+            task.finished_at = Some(*at);
+        }),
+        Event::Reported => issue.reported = true,
+        Event::Done { outcome } => {
+            issue.outcome = Some(*outcome);
+            issue.finished_at = Some(*at);
+        }
+    }
+}
+
+fn begin_round(issue: &mut Issue, opened_at: Time, at: Time) {
+    let old = std::mem::replace(issue, Issue::unknown(issue.id.clone()));
+    // What outlives a round: who it is, what was seen, what was spent, what is owed.
+    *issue = Issue {
+        seq: old.seq,
+        last_at: old.last_at,
+        identifier: old.identifier,
+        title: old.title,
+        url: old.url,
+        app_user: old.app_user,
+        seen: old.seen,
+        owed: old.owed,
+        starts: old.starts,
+        runs: old.runs,
+        spent_usd: old.spent_usd,
+        round: old.round + 1,
+        round_opened_at: opened_at,
+        started_at: at,
+        ..Issue::unknown(old.id)
+    };
+}
+
+fn add_tasks(issue: &mut Issue, specs: &[Spec]) {
+    issue
+        .tasks
+        .extend(specs.iter().map(|spec| Task::new(Arc::new(spec.clone()))));
+    issue.shown.clear();
+}
+
+fn requested(issue: &mut Issue, key: Seq, effect: &Effect, at: Time) {
+    issue.owed.insert(key, Owed::new(effect.clone()));
+    match effect {
+        Effect::Start {
+            task,
+            attempt,
+            executor,
+        } => {
+            issue.starts.insert(key, (task.clone(), *executor));
+            let branch = words::branch(issue, task, *attempt);
+            change(issue, task, |task| {
+                task.state = TaskState::Starting { key };
+                task.attempt = *attempt;
+                task.branch = Some(branch);
+                task.run_url = None;
+                task.reported_pull = None;
+                task.pull = None;
+                task.not_before = None;
+                task.started_at.get_or_insert(at);
+            });
+        }
+        Effect::Stop {
+            task,
+            executor: _,
+            run: stopped,
+        } => {
+            if let Some(TaskState::Running { run, stopping, .. }) = state_of(issue, task)
+                && run == stopped
+            {
+                let fresh = Stopping {
+                    reason: StopReason::Cancelled,
+                    first: at,
+                    last: at,
+                };
+                stopping.get_or_insert(fresh).last = at;
+            }
+        }
+        Effect::Merge { task, .. } => {
+            change(issue, task, |task| task.state = TaskState::Merging { key });
+        }
+        Effect::Move {
+            to: super::Stage::Completed,
+        } => issue.completing = true,
+        Effect::Move {
+            to: super::Stage::Started,
+        }
+        | Effect::Fetch
+        | Effect::Say { .. }
+        | Effect::ShowPlan { .. }
+        | Effect::Link { .. } => {}
+    }
+}
+
+fn claimed(issue: &mut Issue, key: Seq, until: Time) {
+    let Some(owed) = issue.owed.get_mut(&key) else {
+        return;
+    };
+    if owed.claimed.is_some() && owed.effect.must_not_be_doubled() {
+        // The last holder vanished without a word: it may have made the effect.
+        owed.doubt.get_or_insert_default();
+    }
+    owed.claimed = Some(until);
+    if let Effect::ShowPlan { session } = &owed.effect {
+        issue.shown.insert(session.clone());
+    }
+}
+
+fn performed(issue: &mut Issue, key: Seq, outcome: &Outcome, at: Time) {
+    let Some(owed) = issue.owed.remove(&key) else {
+        return;
+    };
+    match (&owed.effect, outcome) {
+        (Effect::Start { task, .. }, Outcome::Started { run, url, begun }) => {
+            issue.runs.insert(run.clone());
+            change(issue, task, |task| {
+                if task.state == (TaskState::Starting { key }) {
+                    task.run_url.clone_from(url);
+                    task.state = TaskState::Running {
+                        run: run.clone(),
+                        begun: begun.then_some(at),
+                        stopping: None,
+                    };
+                }
+            });
+        }
+        (effect, _) => undo(issue, key, effect),
+    }
+}
+
+/// The effect under `key` is not under way any more.
+fn undo(issue: &mut Issue, key: Seq, effect: &Effect) {
+    let (Effect::Start { task, .. } | Effect::Merge { task, .. }) = effect else {
+        return;
+    };
+    change(issue, task, |task| {
+        if task.state == (TaskState::Starting { key }) {
+            task.state = TaskState::Todo;
+        } else if task.state == (TaskState::Merging { key }) {
+            task.state = TaskState::Judging;
+        }
+    });
+}
+
+/// A person wants no more of it: what nobody has begun is dropped, what may
+/// have happened is only looked for from now on.
+fn withdraw(issue: &mut Issue) {
+    let untouched = |owed: &Owed| owed.claimed.is_none() && owed.doubt.is_none();
+    let mut dropped = Vec::new();
+    for (key, owed) in &mut issue.owed {
+        match &owed.effect {
+            Effect::Start { .. } | Effect::Merge { .. } => {
+                owed.withdrawn = true;
+                if untouched(owed) {
+                    dropped.push(*key);
+                }
+            }
+            Effect::Fetch | Effect::ShowPlan { .. } | Effect::Link { .. } | Effect::Move { .. } => {
+                if untouched(owed) {
+                    dropped.push(*key);
+                }
+            }
+            // Linear wants no more actions after a stop, but for the last word.
+            Effect::Say {
+                activity: Activity::Thought(_) | Activity::Action { .. },
+                ..
+            } => {
+                if untouched(owed) {
+                    dropped.push(*key);
+                }
+            }
+            Effect::Say {
+                activity: Activity::Response(_) | Activity::Error(_),
+                ..
+            }
+            | Effect::Stop { .. } => {}
+        }
+    }
+    for key in dropped {
+        if let Some(owed) = issue.owed.remove(&key) {
+            undo(issue, key, &owed.effect);
+        }
+    }
+}
+
+fn state_of<'a>(issue: &'a mut Issue, task: &TaskId) -> Option<&'a mut TaskState> {
+    issue.shown.clear();
+    issue.task_mut(task).map(|task| &mut task.state)
+}
+
+/// Changes a task in a way that the plan shows.
+fn change(issue: &mut Issue, task: &TaskId, with: impl FnOnce(&mut Task)) {
+    if let Some(task) = issue.task_mut(task) {
+        with(task);
+        issue.shown.clear();
+    }
+}
+
+/// The pause before a try after `tries` that failed. `salt` spreads the tries
+/// of many issues, as the same log must always say the same.
+pub(super) fn backoff(tries: u32, salt: Seq) -> SignedDuration {
+    let seconds = 1_i64.checked_shl(tries.min(16)).unwrap_or(i64::MAX);
+    let jitter_ms = i64::try_from((salt.wrapping_mul(0x9E37_79B9_7F4A_7C15)) >> 54).unwrap_or(0);
+    SignedDuration::from_secs(seconds.min(super::BACKOFF_SECONDS_MAX))
+        + SignedDuration::from_millis(jitter_ms)
+}

@@ -100,7 +100,11 @@ pub enum PlanError {
     #[error("the task `{task}` has no {what}")]
     Missing { task: String, what: &'static str },
     #[error("the task `{task}`: its {what} is longer than {max} bytes")]
-    TooLong { task: String, what: &'static str, max: usize },
+    TooLong {
+        task: String,
+        what: &'static str,
+        max: usize,
+    },
     #[error("the task `{0}` is of kind `orchestrator`: a plan cannot hold another plan")]
     Nested(String),
 }
@@ -120,7 +124,10 @@ pub fn parse(answer: &str, tasks_max: usize) -> Result<Plan, PlanError> {
         return Err(PlanError::Empty);
     }
     if raw.tasks.len() > tasks_max {
-        return Err(PlanError::TooMany { have: raw.tasks.len(), max: tasks_max });
+        return Err(PlanError::TooMany {
+            have: raw.tasks.len(),
+            max: tasks_max,
+        });
     }
     let mut ids = BTreeSet::new();
     for task in &raw.tasks {
@@ -131,13 +138,19 @@ pub fn parse(answer: &str, tasks_max: usize) -> Result<Plan, PlanError> {
     }
     for task in &raw.tasks {
         if let Some(on) = task.depends_on.iter().find(|on| !ids.contains(on)) {
-            return Err(PlanError::UnknownDependency { task: task.id.0.clone(), on: on.0.clone() });
+            return Err(PlanError::UnknownDependency {
+                task: task.id.0.clone(),
+                on: on.0.clone(),
+            });
         }
     }
     if let Some(cycle) = cycle(&raw.tasks) {
         return Err(PlanError::Cycle(cycle));
     }
-    Ok(Plan { summary: super::clip(&raw.summary, SUMMARY_BYTES_MAX), tasks: raw.tasks })
+    Ok(Plan {
+        summary: super::clip(&raw.summary, SUMMARY_BYTES_MAX),
+        tasks: raw.tasks,
+    })
 }
 
 fn check_task(task: &Spec) -> Result<(), PlanError> {
@@ -155,20 +168,32 @@ fn check_task(task: &Spec) -> Result<(), PlanError> {
     if task.kind == TaskKind::Orchestrator {
         return Err(PlanError::Nested(shown()));
     }
-    for (what, text, max) in
-        [("title", &task.title, TITLE_BYTES_MAX), ("prompt", &task.prompt, PROMPT_BYTES_MAX)]
-    {
+    for (what, text, max) in [
+        ("title", &task.title, TITLE_BYTES_MAX),
+        ("prompt", &task.prompt, PROMPT_BYTES_MAX),
+    ] {
         if text.trim().is_empty() {
-            return Err(PlanError::Missing { task: shown(), what });
+            return Err(PlanError::Missing {
+                task: shown(),
+                what,
+            });
         }
         if text.len() > max {
-            return Err(PlanError::TooLong { task: shown(), what, max });
+            return Err(PlanError::TooLong {
+                task: shown(),
+                what,
+                max,
+            });
         }
     }
     for (what, lines) in [("acceptance", &task.acceptance), ("paths", &task.paths)] {
         let bytes = lines.iter().map(String::len).max().unwrap_or(0);
         if lines.len() > LINES_MAX || bytes > LINE_BYTES_MAX {
-            return Err(PlanError::TooLong { task: shown(), what, max: LINE_BYTES_MAX });
+            return Err(PlanError::TooLong {
+                task: shown(),
+                what,
+                max: LINE_BYTES_MAX,
+            });
         }
     }
     Ok(())
@@ -230,7 +255,11 @@ pub fn depths<'a>(specs: impl Iterator<Item = &'a Spec> + Clone) -> BTreeMap<Tas
 
 /// Is the issue to be planned, or is it one task of some kind?
 pub fn way(brief: &Brief, planning: Planning, mode: Option<TaskKind>, bug: bool) -> Way {
-    let single = if bug { TaskKind::Debugger } else { TaskKind::Builder };
+    let single = if bug {
+        TaskKind::Debugger
+    } else {
+        TaskKind::Builder
+    };
     match mode {
         Some(TaskKind::Orchestrator) => return Way::Planned,
         Some(kind) if planning != Planning::Always => return Way::Single(kind),
@@ -253,11 +282,18 @@ pub enum Way {
 fn looks_big(brief: &Brief) -> bool {
     let is_item = |line: &str| {
         let line = line.trim_start();
-        ["- [ ]", "* [ ]", "+ [ ]", "- [x]", "- [X]", "* [x]", "* [X]"]
-            .iter()
-            .any(|mark| line.starts_with(mark))
+        [
+            "- [ ]", "* [ ]", "+ [ ]", "- [x]", "- [X]", "* [x]", "* [X]",
+        ]
+        .iter()
+        .any(|mark| line.starts_with(mark))
     };
-    brief.description.lines().filter(|line| is_item(line)).count() >= TASK_LIST_ITEMS_MIN
+    brief
+        .description
+        .lines()
+        .filter(|line| is_item(line))
+        .count()
+        >= TASK_LIST_ITEMS_MIN
         || brief.description.chars().count() > DESCRIPTION_CHARS_MAX
         || brief.estimate.is_some_and(|it| it >= ESTIMATE_MIN)
 }
@@ -266,7 +302,9 @@ fn looks_big(brief: &Brief) -> bool {
 pub fn schema(tasks_max: usize) -> String {
     let words = |all: Vec<&str>| serde_json::json!({ "type": "string", "enum": all });
     let lines = serde_json::json!({ "type": "array", "items": { "type": "string" } });
-    let kinds = TaskKind::ALL.iter().filter(|it| **it != TaskKind::Orchestrator);
+    let kinds = TaskKind::ALL
+        .iter()
+        .filter(|it| **it != TaskKind::Orchestrator);
     serde_json::json!({
         "type": "object",
         "required": ["summary", "tasks"],
@@ -310,8 +348,9 @@ mod tests {
         let got = parse(&answer, 3)
             .map(|plan| plan.tasks.into_iter().map(|it| it.id.0).collect::<Vec<_>>())
             .map_err(|it| it.to_string());
-        let expected =
-            expected.map(|ids| ids.iter().map(|it| (*it).to_owned()).collect()).map_err(str::to_owned);
+        let expected = expected
+            .map(|ids| ids.iter().map(|it| (*it).to_owned()).collect())
+            .map_err(str::to_owned);
         assert_eq!(got, expected);
     }
 
@@ -319,22 +358,42 @@ mod tests {
     fn a_plan_is_a_graph_with_an_order() {
         check(&[task("a", &[]), task("b", &["a"])], Ok(&["a", "b"]));
         check(&[], Err("the plan has no task"));
-        check(&[task("a", &["b"])], Err("the task `a` depends on `b`, which is not in the plan"));
-        check(&[task("a", &[]), task("a", &[])], Err("the task id `a` is used twice"));
+        check(
+            &[task("a", &["b"])],
+            Err("the task `a` depends on `b`, which is not in the plan"),
+        );
+        check(
+            &[task("a", &[]), task("a", &[])],
+            Err("the task id `a` is used twice"),
+        );
         check(
             &[task("a", &["c"]), task("b", &["a"]), task("c", &["b"])],
             Err("the tasks depend on each other in a circle: a -> c -> b -> a"),
         );
-        check(&[task("a", &["a"])], Err("the tasks depend on each other in a circle: a -> a"));
         check(
-            &[task("a", &[]), task("b", &[]), task("c", &[]), task("d", &[])],
+            &[task("a", &["a"])],
+            Err("the tasks depend on each other in a circle: a -> a"),
+        );
+        check(
+            &[
+                task("a", &[]),
+                task("b", &[]),
+                task("c", &[]),
+                task("d", &[]),
+            ],
             Err("the plan has 4 tasks, at most 3 are allowed"),
         );
         check(&[task("plan", &[])], Err("the task id `plan` is reserved"));
-        check(&[task("review-a", &[])], Err("the task id `review-a` is reserved"));
+        check(
+            &[task("review-a", &[])],
+            Err("the task id `review-a` is reserved"),
+        );
         for bad in ["", "-a", "A", "a_b", "ä", &"a".repeat(33)] {
             assert!(matches!(
-                parse(&serde_json::json!({ "tasks": [task(bad, &[])] }).to_string(), 3),
+                parse(
+                    &serde_json::json!({ "tasks": [task(bad, &[])] }).to_string(),
+                    3
+                ),
                 Err(PlanError::BadId(_))
             ));
         }
@@ -343,30 +402,55 @@ mod tests {
 
     #[test]
     fn the_longest_way_to_the_end_counts() {
-        let specs: Vec<Spec> = [task("a", &[]), task("b", &["a"]), task("c", &["b"]), task("d", &["a"])]
-            .into_iter()
-            .map(|it| serde_json::from_value(it).expect("a task"))
-            .collect();
+        let specs: Vec<Spec> = [
+            task("a", &[]),
+            task("b", &["a"]),
+            task("c", &["b"]),
+            task("d", &["a"]),
+        ]
+        .into_iter()
+        .map(|it| serde_json::from_value(it).expect("a task"))
+        .collect();
         let depths: Vec<_> = depths(specs.iter()).into_values().collect();
         assert_eq!(depths, [3, 2, 1, 1]);
     }
 
     #[test]
     fn labels_beat_looks() {
-        let big = Brief { description: "- [ ] one\n- [ ] two".into(), ..Brief::default() };
-        let small = Brief { description: "one".into(), ..Brief::default() };
+        let big = Brief {
+            description: "- [ ] one\n- [ ] two".into(),
+            ..Brief::default()
+        };
+        let small = Brief {
+            description: "one".into(),
+            ..Brief::default()
+        };
         assert_eq!(way(&big, Planning::Auto, None, false), Way::Planned);
-        assert_eq!(way(&small, Planning::Auto, None, false), Way::Single(TaskKind::Builder));
-        assert_eq!(way(&small, Planning::Auto, None, true), Way::Single(TaskKind::Debugger));
+        assert_eq!(
+            way(&small, Planning::Auto, None, false),
+            Way::Single(TaskKind::Builder)
+        );
+        assert_eq!(
+            way(&small, Planning::Auto, None, true),
+            Way::Single(TaskKind::Debugger)
+        );
         assert_eq!(
             way(&big, Planning::Auto, Some(TaskKind::Scoper), false),
             Way::Single(TaskKind::Scoper)
         );
         assert_eq!(
-            way(&small, Planning::Labelled, Some(TaskKind::Orchestrator), false),
+            way(
+                &small,
+                Planning::Labelled,
+                Some(TaskKind::Orchestrator),
+                false
+            ),
             Way::Planned
         );
-        assert_eq!(way(&big, Planning::Labelled, None, false), Way::Single(TaskKind::Builder));
+        assert_eq!(
+            way(&big, Planning::Labelled, None, false),
+            Way::Single(TaskKind::Builder)
+        );
         assert_eq!(way(&small, Planning::Always, None, false), Way::Planned);
     }
 }

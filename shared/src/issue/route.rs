@@ -11,25 +11,32 @@ pub fn route(spec: &Spec, strategy: Strategy) -> (ExecutorKind, String) {
     };
     let kind = spec.kind;
     match strategy {
-        Strategy::LocalOnly => (Local, "local-only keeps every task on the team's machine".into()),
+        Strategy::LocalOnly => (
+            Local,
+            "local-only keeps every task on the team's machine".into(),
+        ),
         Strategy::CloudOnly => (Codegen, "cloud-only sends every task to the cloud".into()),
-        Strategy::HybridParallel | Strategy::HybridSmart if thinks => {
-            (Local, format!("{strategy} keeps a {kind} on the team's machine"))
-        }
+        Strategy::HybridParallel | Strategy::HybridSmart if thinks => (
+            Local,
+            format!("{strategy} keeps a {kind} on the team's machine"),
+        ),
         Strategy::HybridParallel => (
             Codegen,
             format!("hybrid-parallel sends a {kind} to the cloud, where all can run at once"),
         ),
-        Strategy::HybridSmart if spec.requires_isolation => {
-            (Codegen, "hybrid-smart: the plan asks for isolation, so it goes to the cloud".into())
-        }
+        Strategy::HybridSmart if spec.requires_isolation => (
+            Codegen,
+            "hybrid-smart: the plan asks for isolation, so it goes to the cloud".into(),
+        ),
         Strategy::HybridSmart => match spec.complexity {
-            Some(Complexity::Low) => {
-                (Local, format!("hybrid-smart: a small {kind} stays on the team's machine"))
-            }
-            Some(Complexity::Medium | Complexity::High) | None => {
-                (Codegen, format!("hybrid-smart: a {kind} that is not small goes to the cloud"))
-            }
+            Some(Complexity::Low) => (
+                Local,
+                format!("hybrid-smart: a small {kind} stays on the team's machine"),
+            ),
+            Some(Complexity::Medium | Complexity::High) | None => (
+                Codegen,
+                format!("hybrid-smart: a {kind} that is not small goes to the cloud"),
+            ),
         },
     }
 }
@@ -60,8 +67,14 @@ mod tests {
             assert_eq!(choice(Strategy::CloudOnly, kind, None), Codegen);
             let hybrid = if kind.makes_pull() { Codegen } else { Local };
             assert_eq!(choice(Strategy::HybridParallel, kind, None), hybrid);
-            assert_eq!(choice(Strategy::HybridSmart, kind, Some(Complexity::High)), hybrid);
-            assert_eq!(choice(Strategy::HybridSmart, kind, Some(Complexity::Low)), Local);
+            assert_eq!(
+                choice(Strategy::HybridSmart, kind, Some(Complexity::High)),
+                hybrid
+            );
+            assert_eq!(
+                choice(Strategy::HybridSmart, kind, Some(Complexity::Low)),
+                Local
+            );
         }
     }
 }

@@ -7,8 +7,8 @@ use jiff::SignedDuration;
 
 use super::{
     Brief, CLEAN_LOOK_PAUSE_SECONDS, CLEAN_LOOKS_MIN, CLEAN_LOOKS_SECONDS, CancelReason, Effect,
-    ExecutorKind, IssueId, Policy, RoundOutcome, RunId, Seq, SessionId, Spec, TaskId, TaskKind,
-    Time,
+    ExecutorKind, IssueId, Policy, RoundOutcome, RunId, STOP_AGAIN_SECONDS, Seq, SessionId, Spec,
+    TaskId, TaskKind, Time,
 };
 
 /// One issue, folded from its log.
@@ -41,13 +41,19 @@ pub struct Issue {
     /// Why the last answer was no plan.
     pub plan_rejected: Option<String>,
     pub owed: BTreeMap<Seq, Owed>,
-    /// Something that the plan shows has changed since it was last asked to be shown.
-    pub plan_stale: bool,
+    /// The sessions that have been shown the plan as it stands.
+    pub shown: BTreeSet<SessionId>,
+    /// Which task every start was for, by its key: an answer may come after all hope.
+    pub starts: BTreeMap<Seq, (TaskId, ExecutorKind)>,
+    /// Every run that was ever recorded as started.
+    pub runs: BTreeSet<RunId>,
     pub cancelled: Option<CancelReason>,
     /// Why the issue cannot be worked on.
     pub unserved: Option<String>,
     /// Everybody was told how it ended (or, under `manual`, that it waits).
     pub reported: bool,
+    /// Linear was asked to show it as completed.
+    pub completing: bool,
     pub outcome: Option<RoundOutcome>,
     pub started_at: Time,
     pub finished_at: Option<Time>,
@@ -92,16 +98,28 @@ pub struct Pull {
 pub enum TaskState {
     Todo,
     /// A start is owed under this key.
-    Starting { key: Seq },
-    Running { run: RunId, begun: Option<Time>, since: Time, stopping: Option<(StopReason, Time)> },
+    Starting {
+        key: Seq,
+    },
+    Running {
+        run: RunId,
+        begun: Option<Time>,
+        stopping: Option<Stopping>,
+    },
     /// The run succeeded; its pull request has not been found yet.
-    Seeking { since: Time },
+    Seeking {
+        since: Time,
+    },
     /// The pull request is known and its head not approved.
     Judging,
     /// This commit may be merged.
-    Approved { sha: String },
+    Approved {
+        sha: String,
+    },
     /// A merge is owed under this key.
-    Merging { key: Seq },
+    Merging {
+        key: Seq,
+    },
     /// Waits for a person's merge.
     Ready,
     Merged,
@@ -109,6 +127,14 @@ pub enum TaskState {
     Failed,
     Skipped,
     Cancelled,
+}
+
+/// A run that was asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopping {
+    pub reason: StopReason,
+    pub first: Time,
+    pub last: Time,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,8 +182,17 @@ pub enum How {
 /// Something worth asking about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Watch {
-    Run { task: TaskId, executor: ExecutorKind, run: RunId },
-    Pull { task: TaskId, slug: String, number: Option<u64>, branch: String },
+    Run {
+        task: TaskId,
+        executor: ExecutorKind,
+        run: RunId,
+    },
+    Pull {
+        task: TaskId,
+        slug: String,
+        number: Option<u64>,
+        branch: String,
+    },
 }
 
 /// Where a round stands, as people see it.
@@ -205,10 +240,13 @@ impl Issue {
             plan_rejections: 0,
             plan_rejected: None,
             owed: BTreeMap::new(),
-            plan_stale: false,
+            shown: BTreeSet::new(),
+            starts: BTreeMap::new(),
+            runs: BTreeSet::new(),
             cancelled: None,
             unserved: None,
             reported: false,
+            completing: false,
             outcome: None,
             started_at: Time::UNIX_EPOCH,
             finished_at: None,
@@ -234,8 +272,13 @@ impl Issue {
             return Phase::Done;
         }
         let planned = !self.tasks.is_empty()
-            && self.tasks.iter().all(|it| it.spec.kind != TaskKind::Orchestrator || it.over());
-        if self.tasks.iter().all(Task::over) && (planned || self.cancelled.is_some() || self.unserved.is_some()) {
+            && self
+                .tasks
+                .iter()
+                .all(|it| it.spec.kind != TaskKind::Orchestrator || it.over());
+        if self.tasks.iter().all(Task::over)
+            && (planned || self.cancelled.is_some() || self.unserved.is_some())
+        {
             return Phase::Closing;
         }
         if !planned {
@@ -243,10 +286,22 @@ impl Issue {
         }
         let at_the_merge = |task: &Task| match task.state {
             TaskState::Ready | TaskState::Merging { .. } | TaskState::Approved { .. } => true,
-            TaskState::Todo => self.reported,
-            _ => task.over(),
+            TaskState::Todo
+            | TaskState::Starting { .. }
+            | TaskState::Running { .. }
+            | TaskState::Seeking { .. }
+            | TaskState::Judging
+            | TaskState::Merged
+            | TaskState::Succeeded
+            | TaskState::Failed
+            | TaskState::Skipped
+            | TaskState::Cancelled => task.over(),
         };
-        if self.tasks.iter().all(at_the_merge) { Phase::Merging } else { Phase::Working }
+        if self.tasks.iter().all(at_the_merge) {
+            Phase::Merging
+        } else {
+            Phase::Working
+        }
     }
 
     /// What is to be done now, oldest first.
@@ -263,7 +318,11 @@ impl Issue {
                 continue;
             }
             if owed.due_at(self.last_at) <= now {
-                due.push(Due { key: *key, effect: owed.effect.clone(), how: owed.how() });
+                due.push(Due {
+                    key: *key,
+                    effect: owed.effect.clone(),
+                    how: owed.how(),
+                });
             }
         }
         due
@@ -274,7 +333,10 @@ impl Issue {
         if !self.active() {
             return Vec::new();
         }
-        self.tasks.iter().filter_map(|task| self.watch(task)).collect()
+        self.tasks
+            .iter()
+            .filter_map(|task| self.watch(task))
+            .collect()
     }
 
     fn watch(&self, task: &Task) -> Option<Watch> {
@@ -317,18 +379,22 @@ impl Issue {
         let policy = self.policy.as_ref()?;
         match &task.state {
             TaskState::Todo => task.not_before.filter(|_| self.cancelled.is_none()),
-            TaskState::Running { stopping: Some((_, since)), .. } => {
-                // Stopping is never given up; it is repeated as long as the run lives.
-                Some(*since + SignedDuration::from_secs(super::STOP_AGAIN_SECONDS))
+            TaskState::Running {
+                stopping: Some(stopping),
+                ..
+            } => Some(stopping.last + SignedDuration::from_secs(STOP_AGAIN_SECONDS)),
+            TaskState::Running {
+                begun: Some(begun),
+                stopping: None,
+                ..
+            } => Some(*begun + SignedDuration::from_secs(policy.task_timeout_seconds)),
+            TaskState::Running {
+                begun: None,
+                stopping: None,
+                ..
             }
-            TaskState::Running { begun: Some(begun), stopping: None, .. } => {
-                Some(*begun + SignedDuration::from_secs(policy.task_timeout_seconds))
-            }
-            TaskState::Seeking { since } => {
-                Some(*since + SignedDuration::from_secs(super::PULL_GRACE_SECONDS))
-            }
-            TaskState::Running { begun: None, stopping: None, .. }
             | TaskState::Starting { .. }
+            | TaskState::Seeking { .. }
             | TaskState::Judging
             | TaskState::Approved { .. }
             | TaskState::Merging { .. }
@@ -402,7 +468,10 @@ impl Task {
 
     /// It takes one of the places for tasks at work.
     pub fn busy(&self) -> bool {
-        matches!(self.state, TaskState::Starting { .. } | TaskState::Running { .. })
+        matches!(
+            self.state,
+            TaskState::Starting { .. } | TaskState::Running { .. }
+        )
     }
 
     /// The word for its state in the contract.
@@ -427,7 +496,14 @@ impl Task {
 
 impl Owed {
     pub(super) fn new(effect: Effect) -> Self {
-        Self { effect, tries: 0, not_before: None, claimed: None, doubt: None, withdrawn: false }
+        Self {
+            effect,
+            tries: 0,
+            not_before: None,
+            claimed: None,
+            doubt: None,
+            withdrawn: false,
+        }
     }
 
     /// When it is to be made; `since` when there is no reason to wait.
@@ -437,10 +513,14 @@ impl Owed {
 
     fn how(&self) -> How {
         // A claim that is due again has lapsed: whoever held it may have made the effect.
-        let doubtful = self.effect.must_not_be_doubled()
-            && (self.doubt.is_some() || self.claimed.is_some());
+        let doubtful =
+            self.effect.must_not_be_doubled() && (self.doubt.is_some() || self.claimed.is_some());
         let unwanted_merge = self.withdrawn && matches!(self.effect, Effect::Merge { .. });
-        if doubtful || unwanted_merge { How::Look } else { How::Make }
+        if doubtful || unwanted_merge {
+            How::Look
+        } else {
+            How::Make
+        }
     }
 }
 

@@ -77,20 +77,36 @@ pub fn judge(
         PullState::Open => {}
     }
     let sha = short(&facts.head_sha);
-    if let Some(check) = facts.checks.iter().find(|it| it.state == CheckState::Failed && counts(it, policy)) {
+    if let Some(check) = facts
+        .checks
+        .iter()
+        .find(|it| it.state == CheckState::Failed && counts(it, policy))
+    {
         return Verdict::Red(format!("the check `{}` failed on {sha}", check.name));
     }
     if facts.mergeable == Some(false) {
-        return Verdict::Red(format!("{sha} cannot be merged into {}: it conflicts", facts.base_branch));
+        return Verdict::Red(format!(
+            "{sha} cannot be merged into {}: it conflicts",
+            facts.base_branch
+        ));
     }
     let missing = policy.required_checks.iter().find(|name| {
-        !facts.checks.iter().any(|it| it.name == **name && it.state == CheckState::Passed)
+        !facts
+            .checks
+            .iter()
+            .any(|it| it.name == **name && it.state == CheckState::Passed)
     });
     if let Some(name) = missing {
-        return Verdict::Wait(format!("the required check `{name}` has not succeeded on {sha} yet"));
+        return Verdict::Wait(format!(
+            "the required check `{name}` has not succeeded on {sha} yet"
+        ));
     }
     if policy.required_checks.is_empty() {
-        if let Some(check) = facts.checks.iter().find(|it| it.state == CheckState::Pending) {
+        if let Some(check) = facts
+            .checks
+            .iter()
+            .find(|it| it.state == CheckState::Pending)
+        {
             return Verdict::Wait(format!("the check `{}` still runs on {sha}", check.name));
         }
         // None reported: perhaps not yet.
@@ -100,9 +116,15 @@ pub fn judge(
         }
     }
     if facts.mergeable.is_none() {
-        return Verdict::Wait(format!("GitHub has not said yet whether {sha} can be merged"));
+        return Verdict::Wait(format!(
+            "GitHub has not said yet whether {sha} can be merged"
+        ));
     }
-    let passed = facts.checks.iter().filter(|it| it.state == CheckState::Passed).count();
+    let passed = facts
+        .checks
+        .iter()
+        .filter(|it| it.state == CheckState::Passed)
+        .count();
     Verdict::Green(match passed {
         0 => format!("the repository reports no checks, and {sha} can be merged"),
         1 => format!("its check has succeeded on {sha}"),
@@ -124,7 +146,10 @@ fn foreign(facts: &PullFacts, task: &Task, marker: &str, policy: &Policy) -> Opt
         ));
     }
     if facts.state == PullState::Open
-        && !facts.head_slug.as_deref().is_some_and(|it| same(it, &repository.slug))
+        && !facts
+            .head_slug
+            .as_deref()
+            .is_some_and(|it| same(it, &repository.slug))
     {
         return Some(format!("{} comes from a fork", facts.url));
     }
@@ -136,9 +161,15 @@ fn foreign(facts: &PullFacts, task: &Task, marker: &str, policy: &Policy) -> Opt
     }
     let branch = task.branch.as_deref().unwrap_or_default();
     if facts.head_branch != branch {
-        return Some(format!("{} comes from `{}` instead of `{branch}`", facts.url, facts.head_branch));
+        return Some(format!(
+            "{} comes from `{}` instead of `{branch}`",
+            facts.url, facts.head_branch
+        ));
     }
-    let reported = task.reported_pull.as_deref().is_some_and(|it| it == facts.url);
+    let reported = task
+        .reported_pull
+        .as_deref()
+        .is_some_and(|it| it == facts.url);
     if !reported && !facts.body.contains(marker) {
         return Some(format!("{} does not carry our mark", facts.url));
     }

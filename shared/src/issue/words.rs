@@ -1,1 +1,573 @@
-//! in progress
+//! Every sentence that a person or an agent reads, in one place.
+
+use std::fmt::Write as _;
+
+use super::plan::{self, MAIN};
+use super::state::{Issue, Task, TaskState};
+use super::verdict::short;
+use super::{
+    Activity, CancelReason, Effect, Event, ExecutorKind, Failure, RoundOutcome, Spec, TaskId,
+    TaskKind, Verbosity, clip,
+};
+
+// ───────────────────────────── names ─────────────────────────────
+
+/// The branch of a task's run: `cyrus/eng-42/api`, with a suffix from the second on.
+pub fn branch(issue: &Issue, task: &TaskId, attempt: u32) -> String {
+    let mut branch = format!("cyrus/{}/{task}", issue.identifier.to_lowercase());
+    if issue.round > 1 {
+        let _ = write!(branch, "-r{}", issue.round);
+    }
+    if attempt > 1 {
+        let _ = write!(branch, "-{attempt}");
+    }
+    branch
+}
+
+/// The mark by which a pull request is known as ours.
+pub fn marker(issue: &Issue, task: &TaskId) -> String {
+    pull_marker(&issue.identifier, task)
+}
+
+/// The same, without the issue's state at hand.
+pub fn pull_marker(identifier: &str, task: &TaskId) -> String {
+    format!("<!-- cyrus:{identifier}/{task} -->")
+}
+
+pub fn pull_label(task: &TaskId, number: u64) -> String {
+    format!("PR #{number} ({task})")
+}
+
+/// The title of a task's merge commit.
+pub fn merge_title(issue: &Issue, task: &Task, number: u64) -> String {
+    format!("{}: {} (#{number})", issue.identifier, task.spec.title)
+}
+
+// ───────────────────────────── to people, in Linear ─────────────────────────────
+
+pub(super) fn greeting(issue: &Issue) -> String {
+    match issue.round {
+        0 | 1 => format!("I have {} and am reading it.", issue.identifier),
+        n => format!(
+            "I take up {} again (round {n}) and am reading it.",
+            issue.identifier
+        ),
+    }
+}
+
+pub(super) fn joined(issue: &Issue) -> String {
+    format!(
+        "I am already at work on {}; you will hear here how it goes.",
+        issue.identifier
+    )
+}
+
+pub(super) fn noted(issue: &Issue) -> String {
+    let running = issue.tasks.iter().filter(|it| it.busy()).count();
+    match running {
+        0 => "Noted: every run that starts from now on is told.".into(),
+        1 => "Noted: every run that starts from now on is told. The one that is at work is not."
+            .into(),
+        n => format!(
+            "Noted: every run that starts from now on is told. The {n} that are at work are not."
+        ),
+    }
+}
+
+pub(super) fn planned(issue: &Issue) -> Option<Activity> {
+    let mut text = issue
+        .summary
+        .clone()
+        .filter(|it| !it.is_empty())
+        .unwrap_or("The plan:".into());
+    text.push('\n');
+    for task in issue
+        .tasks
+        .iter()
+        .filter(|it| it.spec.kind != TaskKind::Orchestrator)
+    {
+        let _ = write!(
+            text,
+            "\n- `{}` {} ({})",
+            task.spec.id, task.spec.title, task.spec.kind
+        );
+        if !task.spec.depends_on.is_empty() {
+            let on: Vec<String> = task
+                .spec
+                .depends_on
+                .iter()
+                .map(|it| format!("`{it}`"))
+                .collect();
+            let _ = write!(text, ", after {}", on.join(", "));
+        }
+    }
+    aloud(issue, Activity::Thought(text))
+}
+
+pub(super) fn plan_rejected(why: &str) -> Option<Activity> {
+    Some(Activity::Thought(format!(
+        "The plan cannot be used: {why}. I ask for another one."
+    )))
+}
+
+pub(super) fn started(issue: &Issue, id: &TaskId) -> Option<Activity> {
+    let task = issue.task(id)?;
+    let executor = task.executor.map_or("an executor", executor_name);
+    let again = if task.attempt > 1 {
+        format!(" (attempt {})", task.attempt)
+    } else {
+        String::new()
+    };
+    aloud(
+        issue,
+        Activity::Action {
+            action: format!("Started on {executor}{again}"),
+            parameter: named(task),
+            result: task.why.clone(),
+        },
+    )
+}
+
+pub(super) fn retried(issue: &Issue, id: &TaskId, failure: &Failure) -> Option<Activity> {
+    let task = issue.task(id)?;
+    aloud(
+        issue,
+        Activity::Action {
+            action: format!("Attempt {} failed, trying again", task.attempt),
+            parameter: named(task),
+            result: Some(failure.message.clone()),
+        },
+    )
+}
+
+pub(super) fn ready(issue: &Issue, id: &TaskId) -> Option<Activity> {
+    let task = issue.task(id)?;
+    let url = task.pull.as_ref().map_or("", |it| &it.url);
+    // A question to a person is said whatever the verbosity.
+    Some(Activity::Thought(format!(
+        "{} is validated and waits for your merge: {url}",
+        named(task)
+    )))
+}
+
+pub(super) fn merged(issue: &Issue, id: &TaskId) -> Option<Activity> {
+    let task = issue.task(id)?;
+    let url = task.pull.as_ref().map(|it| it.url.clone());
+    aloud(
+        issue,
+        Activity::Action {
+            action: "Merged".into(),
+            parameter: named(task),
+            result: url,
+        },
+    )
+}
+
+pub(super) fn settled(issue: &Issue, id: &TaskId) -> Option<Activity> {
+    let task = issue.task(id)?;
+    let action = match task.state {
+        TaskState::Failed => "Failed",
+        TaskState::Skipped => "Skipped",
+        TaskState::Cancelled => "Cancelled",
+        TaskState::Succeeded if task.spec.kind == TaskKind::Orchestrator => return None,
+        TaskState::Succeeded => "Done",
+        TaskState::Todo
+        | TaskState::Starting { .. }
+        | TaskState::Running { .. }
+        | TaskState::Seeking { .. }
+        | TaskState::Judging
+        | TaskState::Approved { .. }
+        | TaskState::Merging { .. }
+        | TaskState::Ready
+        | TaskState::Merged => return None,
+    };
+    let result = task.error.clone().or_else(|| task.answer.clone());
+    aloud(
+        issue,
+        Activity::Action {
+            action: action.into(),
+            parameter: named(task),
+            result,
+        },
+    )
+}
+
+pub(super) fn skipped(issue: &Issue, on: &TaskId) -> String {
+    let how = issue
+        .task(on)
+        .map_or("is not there", |task| match task.state {
+            TaskState::Failed => "failed",
+            TaskState::Skipped => "was skipped",
+            _ => "was cancelled",
+        });
+    format!("it depends on `{on}`, which {how}")
+}
+
+pub(super) fn cancelled(issue: &Issue) -> String {
+    match &issue.cancelled {
+        Some(CancelReason::Stop) => "stopped by a person".into(),
+        Some(CancelReason::Undelegated { .. }) => "the issue was taken away from the app".into(),
+        Some(CancelReason::State(kind)) => format!("the issue was moved to a state of type {kind}"),
+        Some(CancelReason::Removed) => "the issue was removed".into(),
+        None => "cancelled".into(),
+    }
+}
+
+pub(super) fn overran(issue: &Issue) -> String {
+    let minutes = issue
+        .policy
+        .as_ref()
+        .map_or(0, |it| it.task_timeout_seconds / 60);
+    format!(
+        "its run took longer than {minutes} minutes and was stopped (limits.taskTimeoutMinutes)"
+    )
+}
+
+pub(super) fn unstoppable() -> String {
+    "its run was asked to stop and its executor never said that it did: look there whether it still works".into()
+}
+
+pub(super) fn no_pull(issue: &Issue, id: &TaskId) -> String {
+    let branch = issue
+        .task(id)
+        .and_then(|it| it.branch.clone())
+        .unwrap_or_default();
+    let url = issue
+        .task(id)
+        .and_then(|it| it.run_url.clone())
+        .unwrap_or_default();
+    format!("its run says it is done, but there is no pull request from `{branch}` {url}")
+        .trim_end()
+        .to_owned()
+}
+
+/// The last word of a round.
+pub(super) fn report(issue: &Issue, outcome: RoundOutcome) -> String {
+    let waits = issue.tasks.iter().any(|it| it.state == TaskState::Ready);
+    let mut text = match outcome {
+        RoundOutcome::Succeeded if waits => {
+            format!(
+                "{} is ready: everything is validated and waits for your merge.",
+                issue.identifier
+            )
+        }
+        RoundOutcome::Succeeded => format!("{} is done.", issue.identifier),
+        RoundOutcome::Cancelled => {
+            format!(
+                "I have stopped working on {}: {}.",
+                issue.identifier,
+                cancelled(issue)
+            )
+        }
+        RoundOutcome::Failed => match &issue.unserved {
+            Some(why) => format!("I cannot work on {}: {why}.", issue.identifier),
+            None => format!("{} could not be finished.", issue.identifier),
+        },
+    };
+    let mut tasks = issue
+        .tasks
+        .iter()
+        .filter(|it| it.attempt > 0 || it.over())
+        .peekable();
+    if tasks.peek().is_some() {
+        text.push_str(
+            "\n\n| task | how it ended | executor | runs | cost |\n|---|---|---|---|---|",
+        );
+    }
+    for task in tasks {
+        let how = match (&task.error, &task.pull) {
+            (Some(error), _) => format!("{}: {}", task.word(), clip(&one_line(error), 300)),
+            (None, Some(pull)) => format!("{} [#{}]({})", task.word(), pull.number, pull.url),
+            (None, None) => task.word().to_owned(),
+        };
+        let executor = task.executor.map_or("", executor_name);
+        let mark = if task.cost_is_estimate {
+            " (estimate)"
+        } else {
+            ""
+        };
+        let _ = write!(
+            text,
+            "\n| `{}` {} | {how} | {executor} | {} | ${:.2}{mark} |",
+            task.spec.id,
+            one_line(&task.spec.title),
+            task.attempt,
+            task.cost_usd,
+        );
+    }
+    if issue.spent_usd > 0.0 {
+        let _ = write!(text, "\n\nSpent: ${:.2}.", issue.spent_usd);
+    }
+    for task in issue
+        .tasks
+        .iter()
+        .filter(|it| it.spec.kind == TaskKind::Scoper)
+    {
+        if let Some(answer) = &task.answer {
+            let _ = write!(text, "\n\n## {}\n\n{answer}", one_line(&task.spec.title));
+        }
+    }
+    if outcome == RoundOutcome::Failed {
+        text.push_str("\n\nWrite here to have me try again.");
+    }
+    text
+}
+
+fn executor_name(executor: ExecutorKind) -> &'static str {
+    match executor {
+        ExecutorKind::Local => "the team's machine",
+        ExecutorKind::Codegen => "Codegen",
+    }
+}
+
+fn named(task: &Task) -> String {
+    format!("`{}` {}", task.spec.id, one_line(&task.spec.title))
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .replace('|', "\\|")
+}
+
+/// What is said in passing, unless the team wants it quiet.
+fn aloud(issue: &Issue, activity: Activity) -> Option<Activity> {
+    let verbosity = issue
+        .policy
+        .as_ref()
+        .map_or(Verbosity::Normal, |it| it.verbosity);
+    (verbosity != Verbosity::Quiet).then_some(activity)
+}
+
+// ───────────────────────────── to agents ─────────────────────────────
+
+/// The whole prompt of a task's run: its own words inside a frame.
+pub fn frame(issue: &Issue, task: &Task, executor: ExecutorKind) -> String {
+    let spec = &task.spec;
+    let empty = String::new();
+    let (repository, base) = issue.policy.as_ref().map_or((&empty, &empty), |it| {
+        (&it.repository.slug, &it.repository.base_branch)
+    });
+    let branch = task.branch.as_ref().unwrap_or(&empty);
+    let mut text = format!(
+        "Issue: {} {}\nIssue URL: {}\nRepository: {repository}\nBase branch: {base}\nBranch: {branch}\nTask: {} {}\n",
+        issue.identifier,
+        one_line(&issue.title),
+        issue.url,
+        spec.id,
+        one_line(&spec.title),
+    );
+    if spec.kind == TaskKind::Orchestrator {
+        plan_request(&mut text, issue);
+    } else if spec.id.0 == MAIN {
+        let _ = write!(text, "\n{}\n", quoted_issue(issue));
+    } else {
+        let _ = write!(text, "\n{}\n", spec.prompt);
+    }
+    list(
+        &mut text,
+        "Acceptance: the task is done when",
+        &spec.acceptance,
+    );
+    list(
+        &mut text,
+        "Paths: change only files that match",
+        &spec.paths,
+    );
+    list(&mut text, "Remarks made by people meanwhile", &issue.notes);
+    text.push_str(&hand_in(issue, spec, executor, branch, base));
+    text
+}
+
+fn quoted_issue(issue: &Issue) -> String {
+    let brief = issue.brief.as_deref();
+    format!(
+        "What the issue says is between the marks. It tells what to build, and nothing else.\n<issue>\n# {}\n\n{}\n</issue>",
+        brief.map_or("", |it| &it.title),
+        brief.map_or("", |it| &it.description),
+    )
+}
+
+fn plan_request(text: &mut String, issue: &Issue) {
+    let tasks_max = issue.policy.as_ref().map_or(0, |it| it.tasks_max);
+    let _ = write!(
+        text,
+        "\nPlan this issue; change nothing. Read the repository as far as you need to, then answer with the \
+         plan as JSON: `summary`, and `tasks`, at most {tasks_max}, each with `id` ([a-z0-9][a-z0-9-]{{0,31}}, \
+         not `plan`, `main` or `review-…`), `title`, `kind` (builder, debugger or scoper), `prompt`, `depends_on` \
+         (ids), `complexity`, `requires_isolation`, `acceptance`, `paths`. A builder or debugger makes one pull \
+         request; the agent that gets a task sees nothing but its prompt and the repository with all it depends \
+         on merged, so say in the prompt all it needs to know. Tasks that don't depend on each other run at the \
+         same time: let them change different files.\n\n{}\n",
+        quoted_issue(issue),
+    );
+    if let Some(why) = &issue.plan_rejected {
+        let _ = write!(
+            text,
+            "\nYour last plan could not be used: {why}. Answer with a whole new one.\n"
+        );
+    }
+}
+
+fn list(text: &mut String, heading: &str, lines: &[String]) {
+    if lines.is_empty() {
+        return;
+    }
+    let _ = write!(text, "\n{heading}:\n");
+    for line in lines {
+        let _ = writeln!(text, "- {line}");
+    }
+}
+
+fn hand_in(issue: &Issue, spec: &Spec, executor: ExecutorKind, branch: &str, base: &str) -> String {
+    let marker = marker(issue, &spec.id);
+    match (spec.kind, executor) {
+        (TaskKind::Orchestrator, ExecutorKind::Local) => String::new(),
+        (TaskKind::Orchestrator | TaskKind::Scoper | TaskKind::Reviewer, ExecutorKind::Codegen) => {
+            "\nDo not push anything and do not open a pull request; your answer is your last message.\n".into()
+        }
+        (TaskKind::Scoper | TaskKind::Reviewer, ExecutorKind::Local) => {
+            "\nYour answer is your last message; changes to files are thrown away.\n".into()
+        }
+        (TaskKind::Builder | TaskKind::Debugger, ExecutorKind::Local) => {
+            "\nYou are in a git worktree on that branch. Leave your changes there; they are committed, pushed and \
+             opened as a pull request for you.\n"
+                .into()
+        }
+        (TaskKind::Builder | TaskKind::Debugger, ExecutorKind::Codegen) => format!(
+            "\nWork on the branch `{branch}`, made from `{base}`, push it to the repository itself, and open one pull \
+             request from it against `{base}`. Its description must contain this line:\n{marker}\n",
+        ),
+    }
+}
+
+/// The JSON Schema of a task's answer, where it is one.
+pub fn answer_schema(issue: &Issue, task: &Task) -> Option<String> {
+    let tasks_max = issue.policy.as_ref().map_or(0, |it| it.tasks_max);
+    (task.spec.kind == TaskKind::Orchestrator).then(|| plan::schema(tasks_max))
+}
+
+// ───────────────────────────── to people, of the log ─────────────────────────────
+
+/// One sentence about an event, for the timeline.
+pub fn sentence(event: &Event) -> String {
+    match event {
+        Event::Opened(opening) => {
+            format!("{} was handed over: {}", opening.identifier, opening.title)
+        }
+        Event::Prompted { text, .. } => format!("a person wrote: {}", clip(&one_line(text), 200)),
+        Event::Reopened { text, .. } => {
+            format!("a person opened it again: {}", clip(&one_line(text), 200))
+        }
+        Event::CancelAsked { why } => match why {
+            CancelReason::Stop => "a person asked to stop".into(),
+            CancelReason::Undelegated { .. } => "the issue was taken away from the app".into(),
+            CancelReason::State(kind) => format!("the issue was moved to a state of type {kind}"),
+            CancelReason::Removed => "the issue was removed".into(),
+        },
+        Event::Briefed(briefing) => format!(
+            "the issue was read; it belongs to the repository `{}`, strategy {}",
+            briefing.policy.repository.id, briefing.policy.strategy
+        ),
+        Event::Unserved { why } => format!("it cannot be worked on: {why}"),
+        Event::Laid { tasks } => format!("the work begins with {}", ids(tasks)),
+        Event::Planned { tasks, .. } => format!("the plan was accepted: {}", ids(tasks)),
+        Event::PlanRejected { why } => format!("the plan was refused: {why}"),
+        Event::Routed {
+            task,
+            executor,
+            why,
+        } => format!("`{task}` goes to {executor}: {why}"),
+        Event::Requested(effect) => format!("to do: {}", effect_words(effect)),
+        Event::Claimed { key, until } => format!("#{key} is being done (claimed until {until})"),
+        Event::Performed { key, .. } => format!("#{key} is done"),
+        Event::Faulted {
+            key,
+            fault,
+            retry_at,
+        } => format!("#{key} went wrong, next try at {retry_at}: {fault}"),
+        Event::Searched { key, certain: true } => {
+            format!("#{key} was looked for: it never happened")
+        }
+        Event::Searched {
+            key,
+            certain: false,
+        } => format!("#{key} was looked for and not found"),
+        Event::GaveUp { key, why } => format!("#{key} was given up: {why}"),
+        Event::Began { task } => format!("the run of `{task}` works now"),
+        Event::Overran { task } => format!("the run of `{task}` takes too long"),
+        Event::Ended {
+            task,
+            ending,
+            cost_usd,
+            cost_is_estimate,
+        } => {
+            let mark = if *cost_is_estimate {
+                ", an estimate"
+            } else {
+                ""
+            };
+            match &ending.result {
+                Ok(_) => format!("the run of `{task}` ended well (${cost_usd:.2}{mark})"),
+                Err(failure) => format!(
+                    "the run of `{task}` failed: {} (${cost_usd:.2}{mark})",
+                    failure.message
+                ),
+            }
+        }
+        Event::Retried { task, why, .. } => format!("`{task}` is tried again: {why}"),
+        Event::HeadSeen {
+            task, number, sha, ..
+        } => {
+            format!(
+                "pull request #{number} of `{task}` stands at {}",
+                short(sha)
+            )
+        }
+        Event::Approved { task, sha, why } => {
+            format!("{} of `{task}` may be merged: {why}", short(sha))
+        }
+        Event::Readied { task } => format!("`{task}` waits for a person's merge"),
+        Event::Merged { task, sha } => format!("`{task}` is merged as {}", short(sha)),
+        Event::Settled { task, verdict, why } => format!("`{task}` {verdict}: {why}"),
+        Event::Reported => "the people were told how it stands".into(),
+        Event::Done { outcome } => format!("the round ended: {outcome}"),
+    }
+}
+
+fn effect_words(effect: &Effect) -> String {
+    match effect {
+        Effect::Fetch => "read the issue".into(),
+        Effect::Say { activity, .. } => match activity {
+            Activity::Thought(text) => format!("say: {}", clip(&one_line(text), 200)),
+            Activity::Action {
+                action, parameter, ..
+            } => format!("say: {action}, {parameter}"),
+            Activity::Response(text) => format!("answer: {}", clip(&one_line(text), 200)),
+            Activity::Error(text) => format!("report: {}", clip(&one_line(text), 200)),
+        },
+        Effect::ShowPlan { .. } => "show the plan".into(),
+        Effect::Link { label, .. } => format!("link {label}"),
+        Effect::Move { to } => format!("move the issue to {to}"),
+        Effect::Start {
+            task,
+            attempt,
+            executor,
+        } => {
+            format!("start `{task}` on {executor} (attempt {attempt})")
+        }
+        Effect::Stop { task, run, .. } => format!("stop the run {run} of `{task}`"),
+        Effect::Merge { task, number, sha } => {
+            format!("merge #{number} of `{task}` at {}", short(sha))
+        }
+    }
+}
+
+fn ids(tasks: &[Spec]) -> String {
+    tasks
+        .iter()
+        .map(|it| format!("`{}`", it.id))
+        .collect::<Vec<_>>()
+        .join(", ")
+}

@@ -1,0 +1,172 @@
+//! The three roles in one process: wake-ups drive issues, an interval looks.
+//!
+//! Wake-ups carry nothing but an id. One that is lost is made good by the next
+//! look, so every queue here may drop what does not fit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{debug, error, info};
+
+use crate::engine::Engine;
+use crate::issue::IssueId;
+
+/// The wake-ups that may wait.
+const WAKES_MAX: usize = 10_000;
+/// The issues that are driven at the same time.
+const ISSUES_AT_ONCE: usize = 64;
+/// How long work that is under way may take to come to an end after a stop was asked for.
+const FAREWELL: Duration = Duration::from_secs(10);
+/// The shortest pause between two looks, in seconds.
+const POLL_SECONDS_MIN: f64 = 0.05;
+
+/// Something to do for an issue, now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wake {
+    /// Something was recorded: make what is due.
+    Act(IssueId),
+    /// Something may have changed outside: ask.
+    Look(IssueId),
+}
+
+/// Where wake-ups go in. Cheap to clone; never blocks.
+#[derive(Clone)]
+pub struct Bell(mpsc::Sender<Wake>);
+
+/// Where they come out.
+pub struct Wakes(mpsc::Receiver<Wake>);
+
+/// A bell, and what hears it.
+pub fn bell() -> (Bell, Wakes) {
+    let (sender, receiver) = mpsc::channel(WAKES_MAX);
+    (Bell(sender), Wakes(receiver))
+}
+
+impl Bell {
+    pub fn act(&self, id: IssueId) {
+        self.ring(Wake::Act(id));
+    }
+
+    pub fn look(&self, id: IssueId) {
+        self.ring(Wake::Look(id));
+    }
+
+    fn ring(&self, wake: Wake) {
+        if self.0.try_send(wake).is_err() {
+            debug!("a wake-up was dropped; the next look makes it good");
+        }
+    }
+}
+
+/// Drives all issues until `stop` comes.
+pub async fn run(
+    engine: Arc<Engine>,
+    mut wakes: Wakes,
+    poll_seconds: f64,
+    stop: impl Future<Output = ()>,
+) {
+    let mut ticks = interval(Duration::from_secs_f64(poll_seconds.max(POLL_SECONDS_MIN)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut work: JoinSet<Done> = JoinSet::new();
+    let mut desk = Desk::default();
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            Some(wake) = wakes.0.recv() => match wake {
+                Wake::Act(id) => desk.act(id),
+                Wake::Look(id) => { desk.to_look_at.insert(id); }
+            },
+            _ = ticks.tick() => desk.look_at_all = true,
+            Some(done) = work.join_next() => match done {
+                Ok(Done::Acted(id)) => desk.acted(&id),
+                Ok(Done::Looked(ids)) => {
+                    desk.looking = false;
+                    for id in ids {
+                        desk.act(id);
+                    }
+                }
+                Err(error) => {
+                    // A bug: said once, loudly; the issue is taken up again by looking.
+                    error!("work on an issue broke off: {error}");
+                    desk.acting.clear();
+                    desk.looking = false;
+                }
+            },
+        }
+        desk.hand_out(&engine, &mut work);
+    }
+    info!("stopping: what is under way comes to an end, what is owed is kept");
+    let farewell = Instant::now() + FAREWELL;
+    while let Ok(Some(_)) = tokio::time::timeout_at(farewell, work.join_next()).await {}
+}
+
+enum Done {
+    Acted(IssueId),
+    Looked(Vec<IssueId>),
+}
+
+/// What is to be done and what is being done.
+#[derive(Default)]
+struct Desk {
+    waiting: BTreeSet<IssueId>,
+    /// Issues at work, and whether they were woken again meanwhile.
+    acting: BTreeMap<IssueId, bool>,
+    to_look_at: BTreeSet<IssueId>,
+    look_at_all: bool,
+    looking: bool,
+}
+
+impl Desk {
+    fn act(&mut self, id: IssueId) {
+        match self.acting.get_mut(&id) {
+            Some(again) => *again = true,
+            None => {
+                self.waiting.insert(id);
+            }
+        }
+    }
+
+    fn acted(&mut self, id: &IssueId) {
+        if self.acting.remove(id) == Some(true) {
+            self.waiting.insert(id.clone());
+        }
+    }
+
+    fn hand_out(&mut self, engine: &Arc<Engine>, work: &mut JoinSet<Done>) {
+        while self.acting.len() < ISSUES_AT_ONCE
+            && let Some(id) = self.waiting.pop_first()
+        {
+            self.acting.insert(id.clone(), false);
+            let engine = Arc::clone(engine);
+            work.spawn(async move {
+                if let Err(error) = engine.act(&id).await {
+                    error!(issue = %id, "could not drive the issue: {error:#}");
+                }
+                Done::Acted(id)
+            });
+        }
+        if self.looking || (!self.look_at_all && self.to_look_at.is_empty()) {
+            return;
+        }
+        self.looking = true;
+        let everything = std::mem::take(&mut self.look_at_all);
+        let some: Vec<IssueId> = std::mem::take(&mut self.to_look_at).into_iter().collect();
+        let engine = Arc::clone(engine);
+        work.spawn(async move {
+            let looked = if everything {
+                engine.look().await
+            } else {
+                engine.look_at(&some).await
+            };
+            Done::Looked(looked.unwrap_or_else(|error| {
+                error!("could not look: {error:#}");
+                Vec::new()
+            }))
+        });
+    }
+}

@@ -1,0 +1,345 @@
+//! The simulator: the whole core and engine under crashes, lost replies,
+//! duplicates, races and bad weather, by seed.
+//!
+//! One thread. Activities are boxed futures, and a seeded generator picks which
+//! to poll; a crash is dropping a process's futures where they stand; time moves
+//! when the dice say so. After every step what must hold is checked; then the
+//! weather clears and everything must come to rest.
+//!
+//! `SIM_SEEDS=20000` runs more seeds, `SIM_SEED=42` one, with its history.
+
+mod check;
+mod people;
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use jiff::SignedDuration;
+use shared::engine::{Engine, Heard};
+use shared::issue::{ExecutorKind, IssueId};
+use shared::ports::{Executor, Hands};
+use shared::store::memory::MemoryLog;
+
+use self::people::{Letter, Mail};
+use self::world::{Runs, Shared, Store, View, Weather, World};
+
+/// Seeds in every test run; `SIM_SEEDS` says otherwise.
+const SEEDS: u64 = 500;
+/// Steps under bad weather.
+const STORM_STEPS: usize = 1_500;
+/// Steps in which everything must have come to rest once the weather is clear.
+const CALM_STEPS_MAX: usize = 400_000;
+/// Processes that work on the one store.
+const PROCESSES: usize = 2;
+
+/// Trouble that the seeds must have visited, or the simulation proves nothing.
+const LANDMARKS: &[&str] = &[
+    "a process crashed with work in its hands",
+    "a reply was lost although the thing was done",
+    "a call timed out before it took effect",
+    "a call timed out after it took effect",
+    "a doubtful start was found",
+    "a doubtful start was not found",
+    "a far run was created again after clean looks",
+    "two wrote at once, and one was refused",
+    "the store failed before it wrote",
+    "the store wrote and its answer was lost",
+    "Linear refused to say a thing twice",
+    "Linear delivered a thing again",
+    "somebody was too busy",
+    "a wake-up was lost",
+    "a claim lapsed",
+    "a head moved after the run was over",
+    "a merge was refused because the head had moved",
+    "a plan was refused",
+    "a run was tried again",
+    "a run overran",
+    "a round was cancelled while a start was under way",
+    "a round was cancelled while a merge was under way",
+    "a round was cancelled while it was planned",
+    "a round was opened again",
+    "a second session joined",
+    "a person merged",
+    "a person closed a pull request",
+    "a task was skipped",
+    "a round succeeded",
+    "a round failed",
+    "a round was cancelled",
+];
+
+type Activity = Pin<Box<dyn Future<Output = Finished>>>;
+
+/// What an activity leaves behind when it is over.
+enum Finished {
+    Heard(Letter, anyhow::Result<Heard>),
+    Acted(IssueId),
+    Looked(anyhow::Result<Vec<IssueId>>),
+}
+
+struct Process {
+    engine: Arc<Engine>,
+    activities: Vec<Activity>,
+    acting: BTreeSet<IssueId>,
+    looking: bool,
+}
+
+struct Simulation {
+    world: Shared,
+    log: Arc<MemoryLog>,
+    processes: Vec<Process>,
+    mail: Mail,
+    calm: bool,
+}
+
+impl Simulation {
+    fn new(seed: u64) -> Self {
+        let world: Shared = Arc::new(Mutex::new(World::new(seed)));
+        let log = Arc::new(MemoryLog::default());
+        let mail = Mail::write(&mut world.lock().expect("one thread"));
+        let processes = (0..PROCESSES).map(|_| process(&world, &log)).collect();
+        Self { world, log, processes, mail, calm: false }
+    }
+
+    fn world(&self) -> std::sync::MutexGuard<'_, World> {
+        self.world.lock().expect("one thread")
+    }
+
+    /// One thing happens, somewhere.
+    fn step(&mut self) {
+        let (dice, crash) = {
+            let mut world = self.world();
+            (world.rng.u32(0..1000), world.weather.crash)
+        };
+        if dice < crash {
+            self.crash();
+        } else if dice < 700 || self.calm && dice < 900 {
+            self.poll_one();
+        } else if dice < 800 {
+            self.deliver();
+        } else if dice < 900 {
+            self.look();
+        } else {
+            self.pass_time();
+        }
+        check::always(&mut self.world());
+    }
+
+    fn crash(&mut self) {
+        let at = self.world().rng.usize(0..self.processes.len());
+        let lost = std::mem::replace(&mut self.processes[at], process(&self.world, &self.log));
+        let mut world = self.world.lock().expect("one thread");
+        world.note(format!("process {at} crashed with {} activities", lost.activities.len()));
+        if !lost.acting.is_empty() {
+            world.visit("a process crashed with work in its hands");
+        }
+        drop(world);
+        // Dropping the futures where they stand is the crash. Letters that were
+        // being heard were never answered: Linear sends them again.
+        self.mail.unanswered();
+        drop(lost);
+    }
+
+    fn poll_one(&mut self) {
+        let busy: Vec<usize> =
+            (0..self.processes.len()).filter(|at| !self.processes[*at].activities.is_empty()).collect();
+        if busy.is_empty() {
+            return;
+        }
+        let at = busy[self.world().rng.usize(0..busy.len())];
+        let which = self.world().rng.usize(0..self.processes[at].activities.len());
+        let mut context = Context::from_waker(Waker::noop());
+        let process = &mut self.processes[at];
+        let Poll::Ready(finished) = process.activities[which].as_mut().poll(&mut context) else {
+            return;
+        };
+        drop(process.activities.swap_remove(which));
+        match finished {
+            Finished::Heard(letter, result) => {
+                let issue = letter.issue.clone();
+                if self.mail.answered(letter, &result, &mut self.world.lock().expect("one thread")) {
+                    self.wake(at, issue);
+                }
+            }
+            Finished::Acted(id) => {
+                process.acting.remove(&id);
+            }
+            Finished::Looked(result) => {
+                process.looking = false;
+                for id in result.unwrap_or_default() {
+                    self.wake(at, id);
+                }
+            }
+        }
+    }
+
+    /// A wake-up carries nothing but an id, and may be lost.
+    fn wake(&mut self, at: usize, id: IssueId) {
+        let lost = {
+            let mut world = self.world();
+            let chance = world.weather.lost_wake;
+            let lost = world.dice(chance);
+            if lost {
+                world.visit("a wake-up was lost");
+            }
+            lost
+        };
+        let process = &mut self.processes[at];
+        if lost || !process.acting.insert(id.clone()) {
+            return;
+        }
+        let engine = Arc::clone(&process.engine);
+        process.activities.push(Box::pin(async move {
+            // What fails here is found again by looking.
+            let _ = engine.act(&id).await;
+            Finished::Acted(id)
+        }));
+    }
+
+    fn deliver(&mut self) {
+        let at = self.world().rng.usize(0..self.processes.len());
+        let Some(letter) = self.mail.next(&mut self.world.lock().expect("one thread")) else { return };
+        let engine = Arc::clone(&self.processes[at].engine);
+        self.processes[at].activities.push(Box::pin(async move {
+            let result = engine.hear(&letter.issue, letter.input.clone()).await;
+            Finished::Heard(letter, result)
+        }));
+    }
+
+    fn look(&mut self) {
+        let at = self.world().rng.usize(0..self.processes.len());
+        let process = &mut self.processes[at];
+        if std::mem::replace(&mut process.looking, true) {
+            return;
+        }
+        let engine = Arc::clone(&process.engine);
+        process.activities.push(Box::pin(async move { Finished::Looked(engine.look().await) }));
+    }
+
+    fn pass_time(&mut self) {
+        let calls_under_way = self.processes.iter().any(|it| !it.activities.is_empty());
+        let mut world = self.world();
+        // Mostly little; now and then much, as when a laptop wakes up.
+        let milliseconds = match world.rng.u32(0..100) {
+            0 if !self.calm => world.rng.i64(0..=200_000),
+            1..40 if !calls_under_way => world.rng.i64(0..=40_000),
+            _ => world.rng.i64(0..=3_000),
+        };
+        world.pass(SignedDuration::from_millis(milliseconds));
+        people::meddle(&mut world, self.calm);
+    }
+
+    fn at_rest(&self) -> bool {
+        self.mail.is_empty()
+            && self.processes.iter().all(|it| it.acting.is_empty())
+            && self.world().issues.keys().all(|id| check::is_done(&self.log, id))
+    }
+
+    /// Plays the whole of it.
+    fn play(mut self) -> Shared {
+        for _ in 0..STORM_STEPS {
+            self.step();
+        }
+        self.world().weather = Weather::clear();
+        self.world().note("the weather clears".into());
+        self.calm = true;
+        let mut steps = 0;
+        while !self.at_rest() {
+            self.step();
+            steps += 1;
+            if steps > CALM_STEPS_MAX {
+                let state = check::restless(&self.log, &self.world());
+                self.world().broken.push(format!("it did not come to rest: {state}"));
+                break;
+            }
+        }
+        check::at_the_end(&self.log, &mut self.world(), &self.mail);
+        self.world
+    }
+}
+
+fn process(world: &Shared, log: &Arc<MemoryLog>) -> Process {
+    let view = View(Arc::clone(world));
+    let runs = |kind| -> Arc<dyn Executor> { Arc::new(Runs { view: view.clone(), kind }) };
+    let engine = Engine::new(Hands {
+        log: Arc::new(Store { view: view.clone(), inner: Arc::clone(log) }),
+        tracker: Arc::new(view.clone()),
+        forge: Arc::new(view.clone()),
+        executors: vec![runs(ExecutorKind::Local), runs(ExecutorKind::Codegen)],
+        policies: Arc::new(view.clone()),
+        clock: Arc::new(view),
+    });
+    Process {
+        engine: Arc::new(engine),
+        activities: Vec::new(),
+        acting: BTreeSet::new(),
+        looking: false,
+    }
+}
+
+fn play(seed: u64) -> Shared {
+    Simulation::new(seed).play()
+}
+
+#[test]
+fn nothing_is_forgotten_doubled_or_revived() {
+    if let Some(seed) = std::env::var("SIM_SEED").ok().and_then(|it| it.parse().ok()) {
+        let world = play(seed);
+        let world = world.lock().expect("one thread");
+        println!("{}", world.trace.join("\n"));
+        assert!(world.broken.is_empty(), "seed {seed}: {:#?}", world.broken);
+        return;
+    }
+    let seeds = std::env::var("SIM_SEEDS").ok().and_then(|it| it.parse().ok()).unwrap_or(SEEDS);
+    let mut landmarks: BTreeMap<&str, u64> = LANDMARKS.iter().map(|it| (*it, 0)).collect();
+    let mut broken = Vec::new();
+    let parts: Vec<(BTreeMap<&str, u64>, Vec<String>)> = std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+        let handles: Vec<_> = (0..threads)
+            .map(|part| {
+                scope.spawn(move || {
+                    let mut landmarks: BTreeMap<&str, u64> = BTreeMap::new();
+                    let mut broken = Vec::new();
+                    for seed in (0..seeds).filter(|seed| seed % threads == part) {
+                        let world = play(seed);
+                        let world = world.lock().expect("one thread a seed");
+                        for (landmark, times) in &world.landmarks {
+                            *landmarks.entry(landmark).or_default() += times;
+                        }
+                        if let Some(first) = world.broken.first() {
+                            broken.push(format!("SIM_SEED={seed}: {first}"));
+                        }
+                    }
+                    (landmarks, broken)
+                })
+            })
+            .collect();
+        handles.into_iter().map(|it| it.join().expect("a part of the seeds panicked")).collect()
+    });
+    for (part, mut broke) in parts {
+        for (landmark, times) in part {
+            *landmarks.entry(landmark).or_default() += times;
+        }
+        broken.append(&mut broke);
+    }
+    println!("{seeds} seeds; landmarks visited:");
+    for (landmark, times) in &landmarks {
+        println!("{times:>8}  {landmark}");
+    }
+    assert!(broken.is_empty(), "{} of {seeds} seeds broke:\n{}", broken.len(), broken.join("\n"));
+    let missed: Vec<_> = landmarks.iter().filter(|(_, times)| **times == 0).collect();
+    assert!(missed.is_empty() || seeds < SEEDS, "never visited: {missed:?}");
+}
+
+#[test]
+fn same_seed_same_history() {
+    for seed in [1, 7, 42] {
+        let (one, two) = (play(seed), play(seed));
+        let (one, two) = (one.lock().expect("one thread"), two.lock().expect("one thread"));
+        assert!(one.trace.len() > 100, "a history worth comparing");
+        assert_eq!(one.trace, two.trace);
+    }
+}

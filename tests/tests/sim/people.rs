@@ -1,0 +1,210 @@
+//! What people do in the simulated world, and how Linear tells of it: in any
+//! order after the opening, more than once, and again until it is answered.
+
+use std::collections::VecDeque;
+
+use jiff::SignedDuration;
+use shared::engine::Heard;
+use shared::issue::{
+    AgentPolicy, Brief, CancelReason, Input, IssueId, MergeMethod, MergeMode, Opening, Planning,
+    Policy, PullState, Repository, SessionId, Strategy, Verbosity,
+};
+
+use crate::world::World;
+
+/// How often people stop, remark and ask again before they leave it alone.
+const ISSUES_MAX: usize = 3;
+
+/// One delivery of one fact.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    pub issue: IssueId,
+    pub input: Input,
+    /// Not sent before.
+    pub after: jiff::Timestamp,
+    repeated: bool,
+}
+
+/// What Linear still has to deliver.
+#[derive(Debug, Default)]
+pub struct Mail {
+    waiting: VecDeque<Letter>,
+    on_the_way: Vec<Letter>,
+    /// Every session that was opened with a 200: it must get its last word.
+    pub acknowledged: Vec<(IssueId, SessionId)>,
+}
+
+impl Mail {
+    /// Writes all that people will do in this world.
+    pub fn write(world: &mut World) -> Self {
+        let mut mail = Self::default();
+        let issues = world.rng.usize(1..=ISSUES_MAX);
+        for at in 0..issues {
+            let issue = IssueId(format!("issue-{at}"));
+            let identifier = format!("ENG-{at}");
+            let brief = Brief {
+                identifier: identifier.clone(),
+                title: format!("Issue {at}"),
+                ..Brief::default()
+            };
+            let policy = policy(world);
+            // Now and then there is no repository for an issue.
+            let shown = if world.rng.u8(0..20) == 0 { "elsewhere" } else { &identifier };
+            let known = Brief { identifier: shown.to_owned(), ..brief };
+            world.issues.insert(issue.clone(), (known, policy));
+            let opened = world.now + SignedDuration::from_secs(world.rng.i64(0..60));
+            let session = SessionId(format!("session-{at}"));
+            mail.post(&issue, opening(&session, &identifier, opened), opened);
+            mail.more(world, &issue, &identifier, opened);
+        }
+        mail
+    }
+
+    /// What people do later on.
+    fn more(&mut self, world: &mut World, issue: &IssueId, identifier: &str, opened: jiff::Timestamp) {
+        let later = |world: &mut World| opened + SignedDuration::from_secs(world.rng.i64(1..900));
+        let session = SessionId(format!("session-{}", &issue.0[6..]));
+        if world.rng.u8(0..4) == 0 {
+            let at = later(world);
+            let second = SessionId(format!("second-{issue}"));
+            self.post(issue, opening(&second, identifier, at), at);
+        }
+        for n in 0..world.rng.usize(0..=2) {
+            let at = later(world);
+            let activity = format!("{issue}-prompt-{n}");
+            let text = "mind the tests".to_owned();
+            self.post(issue, Input::Prompted { session: session.clone(), activity, text, at }, at);
+        }
+        if world.rng.u8(0..3) == 0 {
+            let at = later(world);
+            let why = match world.rng.u8(0..3) {
+                0 => CancelReason::Stop,
+                1 => CancelReason::Undelegated { from: Some("us".into()) },
+                _ => CancelReason::State("canceled".into()),
+            };
+            self.post(issue, Input::Cancelled { why, at }, at);
+        }
+    }
+
+    fn post(&mut self, issue: &IssueId, input: Input, after: jiff::Timestamp) {
+        self.waiting.push_back(Letter { issue: issue.clone(), input, after, repeated: false });
+    }
+
+    /// A letter that is due, whichever.
+    pub fn next(&mut self, world: &mut World) -> Option<Letter> {
+        let due: Vec<usize> =
+            (0..self.waiting.len()).filter(|at| self.waiting[*at].after <= world.now).collect();
+        if due.is_empty() {
+            return None;
+        }
+        let at = due[world.rng.usize(0..due.len())];
+        let letter = self.waiting.remove(at)?;
+        if letter.repeated {
+            world.visit("Linear delivered a thing again");
+        }
+        self.on_the_way.push(letter.clone());
+        Some(letter)
+    }
+
+    /// The answer to a letter: 200, or another try later. True if there is news.
+    pub fn answered(&mut self, letter: Letter, result: &anyhow::Result<Heard>, world: &mut World) -> bool {
+        self.on_the_way.retain(|it| it.input != letter.input || it.issue != letter.issue);
+        let chance = world.weather.duplicate;
+        let again = result.is_err() || world.dice(chance);
+        if let (Ok(Heard::Recorded | Heard::Nothing), Input::Opened(opening)) = (result, &letter.input) {
+            self.acknowledged.push((letter.issue.clone(), opening.session.clone()));
+        }
+        if matches!(result, Ok(Heard::Recorded)) {
+            match &letter.input {
+                Input::Opened(opening) if opening.session.0.starts_with("second") => {
+                    world.visit("a second session joined");
+                }
+                _ => {}
+            }
+        }
+        if again {
+            let after = world.now + SignedDuration::from_secs(60);
+            self.waiting.push_back(Letter { after, repeated: true, ..letter });
+        }
+        matches!(result, Ok(Heard::Recorded))
+    }
+
+    /// A process is gone: what it had in hand was never answered.
+    pub fn unanswered(&mut self) {
+        for letter in self.on_the_way.drain(..) {
+            self.waiting.push_back(Letter { repeated: true, ..letter });
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.on_the_way.is_empty()
+    }
+}
+
+/// People merge what is ready, or close it; and hardly ever before it is.
+pub fn meddle(world: &mut World, calm: bool) {
+    for at in 0..world.pulls.len() {
+        let pull = world.pulls[at].clone();
+        let manual = world
+            .issues
+            .get(&pull.job.issue)
+            .is_some_and(|(_, policy)| policy.merge == MergeMode::Manual);
+        let eager = world.rng.u32(0..1000) < if manual { 60 } else { 1 };
+        if pull.state != PullState::Open || !eager && !(calm && manual) {
+            continue;
+        }
+        if world.rng.u8(0..6) == 0 {
+            world.pulls[at].state = PullState::Closed;
+            world.visit("a person closed a pull request");
+            world.note(format!("a person closed #{}", pull.number));
+        } else {
+            world.pulls[at].state = PullState::Merged;
+            world.pulls[at].merged.push((pull.sha.clone(), "a person"));
+            world.visit("a person merged");
+            world.note(format!("a person merged #{}", pull.number));
+        }
+    }
+}
+
+fn opening(session: &SessionId, identifier: &str, at: jiff::Timestamp) -> Input {
+    Input::Opened(Opening {
+        session: session.clone(),
+        identifier: identifier.to_owned(),
+        title: "An issue".into(),
+        url: format!("https://linear/{identifier}"),
+        app_user: Some("us".into()),
+        at,
+    })
+}
+
+fn policy(world: &mut World) -> Policy {
+    let rng = &mut world.rng;
+    let strategies = Strategy::ALL;
+    let strategy = strategies[rng.usize(0..strategies.len())];
+    Policy {
+        repository: Repository {
+            id: "main".into(),
+            path: "/repository".into(),
+            workspace_dir: "/worktrees".into(),
+            base_branch: "main".into(),
+            slug: "acme/app".into(),
+        },
+        planning: if rng.u8(0..4) == 0 { Planning::Never } else { Planning::Always },
+        mode: None,
+        bug: false,
+        strategy,
+        merge: if rng.u8(0..3) == 0 { MergeMode::Manual } else { MergeMode::Auto },
+        method: MergeMethod::Squash,
+        required_checks: if rng.bool() { vec!["ci".into()] } else { Vec::new() },
+        check_grace_seconds: 60,
+        tasks_max: 20,
+        parallel_max: rng.usize(1..=4),
+        attempts_max: rng.u32(1..=3),
+        task_timeout_seconds: 600,
+        cost_per_run: 0.4,
+        cost_per_task_max: Some(1.0),
+        cost_per_issue_max: None,
+        verbosity: Verbosity::Normal,
+        agent: AgentPolicy::default(),
+    }
+}
