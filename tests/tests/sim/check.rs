@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use shared::issue::{
-    Activity, Event, Effect, Issue, IssueId, PullState, Record, RoundOutcome, TaskState, evolve,
+    Activity, Effect, Event, Issue, IssueId, PullState, Record, RoundOutcome, TaskState, evolve,
 };
 use shared::ports::Log as _;
 use shared::store::memory::MemoryLog;
@@ -16,7 +16,7 @@ use crate::world::World;
 /// What holds at every moment. (What a single call must not do is checked where
 /// the world makes it: a second run of a key, a start before its dependencies,
 /// a merge of what is not green, anything after the end of a round.)
-pub fn always(world: &mut World) {
+pub(crate) fn always(world: &mut World) {
     let mut broken = Vec::new();
     for pull in &world.pulls {
         if pull.merged.len() > 1 {
@@ -25,17 +25,23 @@ pub fn always(world: &mut World) {
         if let Some((sha, _)) = pull.merged.first()
             && *sha != pull.sha
         {
-            broken.push(format!("#{} was merged at {sha}, but its head is {}", pull.number, pull.sha));
+            broken.push(format!(
+                "#{} was merged at {sha}, but its head is {}",
+                pull.number, pull.sha
+            ));
         }
     }
     world.broken.append(&mut broken);
 }
 
-pub fn records(log: &Arc<MemoryLog>, id: &IssueId) -> Vec<Record> {
-    log.read(id, 0).now_or_never().and_then(Result::ok).expect("memory answers at once")
+pub(crate) fn records(log: &Arc<MemoryLog>, id: &IssueId) -> Vec<Record> {
+    log.read(id, 0)
+        .now_or_never()
+        .and_then(Result::ok)
+        .expect("memory answers at once")
 }
 
-pub fn fold(id: &IssueId, records: &[Record]) -> Issue {
+pub(crate) fn fold(id: &IssueId, records: &[Record]) -> Issue {
     let mut issue = Issue::unknown(id.clone());
     for record in records {
         evolve(&mut issue, record);
@@ -44,27 +50,43 @@ pub fn fold(id: &IssueId, records: &[Record]) -> Issue {
 }
 
 /// Over, or never begun.
-pub fn is_done(log: &Arc<MemoryLog>, id: &IssueId) -> bool {
-    let head = log.read(id, 0).now_or_never().and_then(Result::ok).unwrap_or_default();
-    head.last().is_none_or(|last| matches!(last.event, Event::Done { .. }))
+pub(crate) fn is_done(log: &Arc<MemoryLog>, id: &IssueId) -> bool {
+    let head = log
+        .read(id, 0)
+        .now_or_never()
+        .and_then(Result::ok)
+        .unwrap_or_default();
+    head.last()
+        .is_none_or(|last| matches!(last.event, Event::Done { .. }))
 }
 
-pub fn restless(log: &Arc<MemoryLog>, world: &World) -> String {
+pub(crate) fn restless(log: &Arc<MemoryLog>, world: &World) -> String {
     let mut text = String::new();
     for id in world.issues.keys().filter(|id| !is_done(log, id)) {
         let issue = fold(id, &records(log, id));
-        let tasks: Vec<_> = issue.tasks.iter().map(|it| (it.spec.id.0.clone(), &it.state)).collect();
-        text += &format!("\n{id}: {:?} cancelled {:?} owed {:?} tasks {tasks:?}", issue.phase(), issue.cancelled, issue.owed);
+        let tasks: Vec<_> = issue
+            .tasks
+            .iter()
+            .map(|it| (it.spec.id.0.clone(), &it.state))
+            .collect();
+        text += &format!(
+            "\n{id}: {:?} cancelled {:?} owed {:?} tasks {tasks:?}",
+            issue.phase(),
+            issue.cancelled,
+            issue.owed
+        );
     }
     text
 }
 
-pub fn at_the_end(log: &Arc<MemoryLog>, world: &mut World, mail: &Mail) {
+pub(crate) fn at_the_end(log: &Arc<MemoryLog>, world: &mut World, mail: &Mail) {
     let mut broken = Vec::new();
     for (id, session) in &mail.acknowledged {
         let issue = fold(id, &records(log, id));
         if !issue.seen.contains(&session.0) {
-            broken.push(format!("{id}: the session {session} was answered with 200 and lost"));
+            broken.push(format!(
+                "{id}: the session {session} was answered with 200 and lost"
+            ));
         }
     }
     let ids: Vec<IssueId> = world.issues.keys().cloned().collect();
@@ -75,7 +97,8 @@ pub fn at_the_end(log: &Arc<MemoryLog>, world: &mut World, mail: &Mail) {
         if issue.round == 0 {
             continue;
         }
-        if !issue.owed.is_empty() || issue.attention_at().is_some() || !issue.watching().is_empty() {
+        if !issue.owed.is_empty() || issue.attention_at().is_some() || !issue.watching().is_empty()
+        {
             broken.push(format!("{id} is done and still owes or waits"));
         }
         last_words(world, id, &records, &mut broken);
@@ -93,20 +116,35 @@ pub fn at_the_end(log: &Arc<MemoryLog>, world: &mut World, mail: &Mail) {
                     && pull.state == PullState::Merged
             });
             if (task.state == TaskState::Merged) && !merged {
-                broken.push(format!("{id}/{}: {:?}, but the forge did not merge it", task.spec.id, task.state));
+                broken.push(format!(
+                    "{id}/{}: {:?}, but the forge did not merge it",
+                    task.spec.id, task.state
+                ));
             }
         }
         let booked: f64 = records
             .iter()
-            .filter_map(|it| if let Event::Ended { cost_usd, .. } = &it.event { Some(*cost_usd) } else { None })
+            .filter_map(|it| {
+                if let Event::Ended { cost_usd, .. } = &it.event {
+                    Some(*cost_usd)
+                } else {
+                    None
+                }
+            })
             .sum();
         if (booked - issue.spent_usd).abs() > 1e-9 {
-            broken.push(format!("{id}: spent {} but booked {booked}", issue.spent_usd));
+            broken.push(format!(
+                "{id}: spent {} but booked {booked}",
+                issue.spent_usd
+            ));
         }
     }
     for (stage_of, stages) in &world.stages {
         let completed = stages.iter().any(|it| it.word() == "completed");
-        let merged = world.pulls.iter().any(|it| it.job.issue == *stage_of && it.state == PullState::Merged);
+        let merged = world
+            .pulls
+            .iter()
+            .any(|it| it.job.issue == *stage_of && it.state == PullState::Merged);
         if completed && !merged {
             broken.push(format!("{stage_of} was shown as completed without a merge"));
         }
@@ -119,13 +157,19 @@ fn last_words(world: &World, id: &IssueId, records: &[Record], broken: &mut Vec<
     let mut owed: BTreeMap<_, usize> = BTreeMap::new();
     for record in records {
         match &record.event {
-            Event::Requested(Effect::Say { session, activity: Activity::Response(_) | Activity::Error(_) }) => {
+            Event::Requested(Effect::Say {
+                session,
+                activity: Activity::Response(_) | Activity::Error(_),
+            }) => {
                 *owed.entry(session.clone()).or_default() += 1;
             }
             _ => {}
         }
     }
-    let rounds = records.iter().filter(|it| matches!(it.event, Event::Done { .. })).count();
+    let rounds = records
+        .iter()
+        .filter(|it| matches!(it.event, Event::Done { .. }))
+        .count();
     if owed.is_empty() {
         broken.push(format!("{id} ended without a word"));
     }
@@ -136,7 +180,10 @@ fn last_words(world: &World, id: &IssueId, records: &[Record], broken: &mut Vec<
             .filter(|(_, it)| matches!(it, Activity::Response(_) | Activity::Error(_)))
             .collect();
         if last.len() != times || times > rounds {
-            broken.push(format!("{id}: {session} heard {} last words in {rounds} rounds, {times} were meant", last.len()));
+            broken.push(format!(
+                "{id}: {session} heard {} last words in {rounds} rounds, {times} were meant",
+                last.len()
+            ));
         }
     }
 }

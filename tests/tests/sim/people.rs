@@ -17,26 +17,26 @@ const ISSUES_MAX: usize = 3;
 
 /// One delivery of one fact.
 #[derive(Clone, Debug)]
-pub struct Letter {
-    pub issue: IssueId,
-    pub input: Input,
+pub(crate) struct Letter {
+    pub(crate) issue: IssueId,
+    pub(crate) input: Input,
     /// Not sent before.
-    pub after: jiff::Timestamp,
+    pub(crate) after: jiff::Timestamp,
     repeated: bool,
 }
 
 /// What Linear still has to deliver.
 #[derive(Debug, Default)]
-pub struct Mail {
+pub(crate) struct Mail {
     waiting: VecDeque<Letter>,
     on_the_way: Vec<Letter>,
     /// Every session that was opened with a 200: it must get its last word.
-    pub acknowledged: Vec<(IssueId, SessionId)>,
+    pub(crate) acknowledged: Vec<(IssueId, SessionId)>,
 }
 
 impl Mail {
     /// Writes all that people will do in this world.
-    pub fn write(world: &mut World) -> Self {
+    pub(crate) fn write(world: &mut World) -> Self {
         let mut mail = Self::default();
         let issues = world.rng.usize(1..=ISSUES_MAX);
         for at in 0..issues {
@@ -49,8 +49,15 @@ impl Mail {
             };
             let policy = policy(world);
             // Now and then there is no repository for an issue.
-            let shown = if world.rng.u8(0..20) == 0 { "elsewhere" } else { &identifier };
-            let known = Brief { identifier: shown.to_owned(), ..brief };
+            let shown = if world.rng.u8(0..20) == 0 {
+                "elsewhere"
+            } else {
+                &identifier
+            };
+            let known = Brief {
+                identifier: shown.to_owned(),
+                ..brief
+            };
             world.issues.insert(issue.clone(), (known, policy));
             let opened = world.now + SignedDuration::from_secs(world.rng.i64(0..60));
             let session = SessionId(format!("session-{at}"));
@@ -61,7 +68,13 @@ impl Mail {
     }
 
     /// What people do later on.
-    fn more(&mut self, world: &mut World, issue: &IssueId, identifier: &str, opened: jiff::Timestamp) {
+    fn more(
+        &mut self,
+        world: &mut World,
+        issue: &IssueId,
+        identifier: &str,
+        opened: jiff::Timestamp,
+    ) {
         let later = |world: &mut World| opened + SignedDuration::from_secs(world.rng.i64(1..900));
         let session = SessionId(format!("session-{}", &issue.0[6..]));
         if world.rng.u8(0..4) == 0 {
@@ -73,13 +86,24 @@ impl Mail {
             let at = later(world);
             let activity = format!("{issue}-prompt-{n}");
             let text = "mind the tests".to_owned();
-            self.post(issue, Input::Prompted { session: session.clone(), activity, text, at }, at);
+            self.post(
+                issue,
+                Input::Prompted {
+                    session: session.clone(),
+                    activity,
+                    text,
+                    at,
+                },
+                at,
+            );
         }
         if world.rng.u8(0..3) == 0 {
             let at = later(world);
             let why = match world.rng.u8(0..3) {
                 0 => CancelReason::Stop,
-                1 => CancelReason::Undelegated { from: Some("us".into()) },
+                1 => CancelReason::Undelegated {
+                    from: Some("us".into()),
+                },
                 _ => CancelReason::State("canceled".into()),
             };
             self.post(issue, Input::Cancelled { why, at }, at);
@@ -87,13 +111,19 @@ impl Mail {
     }
 
     fn post(&mut self, issue: &IssueId, input: Input, after: jiff::Timestamp) {
-        self.waiting.push_back(Letter { issue: issue.clone(), input, after, repeated: false });
+        self.waiting.push_back(Letter {
+            issue: issue.clone(),
+            input,
+            after,
+            repeated: false,
+        });
     }
 
     /// A letter that is due, whichever.
-    pub fn next(&mut self, world: &mut World) -> Option<Letter> {
-        let due: Vec<usize> =
-            (0..self.waiting.len()).filter(|at| self.waiting[*at].after <= world.now).collect();
+    pub(crate) fn next(&mut self, world: &mut World) -> Option<Letter> {
+        let due: Vec<usize> = (0..self.waiting.len())
+            .filter(|at| self.waiting[*at].after <= world.now)
+            .collect();
         if due.is_empty() {
             return None;
         }
@@ -107,12 +137,21 @@ impl Mail {
     }
 
     /// The answer to a letter: 200, or another try later. True if there is news.
-    pub fn answered(&mut self, letter: Letter, result: &anyhow::Result<Heard>, world: &mut World) -> bool {
-        self.on_the_way.retain(|it| it.input != letter.input || it.issue != letter.issue);
+    pub(crate) fn answered(
+        &mut self,
+        letter: Letter,
+        result: &anyhow::Result<Heard>,
+        world: &mut World,
+    ) -> bool {
+        self.on_the_way
+            .retain(|it| it.input != letter.input || it.issue != letter.issue);
         let chance = world.weather.duplicate;
         let again = result.is_err() || world.dice(chance);
-        if let (Ok(Heard::Recorded | Heard::Nothing), Input::Opened(opening)) = (result, &letter.input) {
-            self.acknowledged.push((letter.issue.clone(), opening.session.clone()));
+        if let (Ok(Heard::Recorded | Heard::Nothing), Input::Opened(opening)) =
+            (result, &letter.input)
+        {
+            self.acknowledged
+                .push((letter.issue.clone(), opening.session.clone()));
         }
         if matches!(result, Ok(Heard::Recorded)) {
             match &letter.input {
@@ -124,25 +163,32 @@ impl Mail {
         }
         if again {
             let after = world.now + SignedDuration::from_secs(60);
-            self.waiting.push_back(Letter { after, repeated: true, ..letter });
+            self.waiting.push_back(Letter {
+                after,
+                repeated: true,
+                ..letter
+            });
         }
         matches!(result, Ok(Heard::Recorded))
     }
 
     /// A process is gone: what it had in hand was never answered.
-    pub fn unanswered(&mut self) {
+    pub(crate) fn unanswered(&mut self) {
         for letter in self.on_the_way.drain(..) {
-            self.waiting.push_back(Letter { repeated: true, ..letter });
+            self.waiting.push_back(Letter {
+                repeated: true,
+                ..letter
+            });
         }
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.on_the_way.is_empty()
     }
 }
 
 /// People merge what is ready, or close it; and hardly ever before it is.
-pub fn meddle(world: &mut World, calm: bool) {
+pub(crate) fn meddle(world: &mut World, calm: bool) {
     for at in 0..world.pulls.len() {
         let pull = world.pulls[at].clone();
         let manual = world
@@ -189,13 +235,25 @@ fn policy(world: &mut World) -> Policy {
             base_branch: "main".into(),
             slug: "acme/app".into(),
         },
-        planning: if rng.u8(0..4) == 0 { Planning::Never } else { Planning::Always },
+        planning: if rng.u8(0..4) == 0 {
+            Planning::Never
+        } else {
+            Planning::Always
+        },
         mode: None,
         bug: false,
         strategy,
-        merge: if rng.u8(0..3) == 0 { MergeMode::Manual } else { MergeMode::Auto },
+        merge: if rng.u8(0..3) == 0 {
+            MergeMode::Manual
+        } else {
+            MergeMode::Auto
+        },
         method: MergeMethod::Squash,
-        required_checks: if rng.bool() { vec!["ci".into()] } else { Vec::new() },
+        required_checks: if rng.bool() {
+            vec!["ci".into()]
+        } else {
+            Vec::new()
+        },
         check_grace_seconds: 60,
         tasks_max: 20,
         parallel_max: rng.usize(1..=4),

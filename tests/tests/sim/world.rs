@@ -23,31 +23,31 @@ use uuid::Uuid;
 
 /// No call takes longer than this: then its caller hears of a timeout, and it
 /// takes no effect any more. Shorter than a lease, as in the adapters.
-pub const CALL_SECONDS_MAX: i64 = 20;
+pub(crate) const CALL_SECONDS_MAX: i64 = 20;
 /// A run shows up in the far list after at most this long; shorter than the
 /// time over which a doubtful start is looked for.
 const LIST_LAG_SECONDS_MAX: i64 = 12;
 
 /// How bad it is: chances in a thousand.
 #[derive(Clone, Debug)]
-pub struct Weather {
-    pub fault_before: u32,
-    pub fault_after: u32,
-    pub busy: u32,
-    pub crash: u32,
-    pub lost_wake: u32,
-    pub duplicate: u32,
-    pub run_fails: u32,
-    pub run_hangs: u32,
-    pub run_vanishes: u32,
-    pub bad_plan: u32,
-    pub red: u32,
-    pub head_moves: u32,
-    pub store_fault: u32,
+pub(crate) struct Weather {
+    pub(crate) fault_before: u32,
+    pub(crate) fault_after: u32,
+    pub(crate) busy: u32,
+    pub(crate) crash: u32,
+    pub(crate) lost_wake: u32,
+    pub(crate) duplicate: u32,
+    pub(crate) run_fails: u32,
+    pub(crate) run_hangs: u32,
+    pub(crate) run_vanishes: u32,
+    pub(crate) bad_plan: u32,
+    pub(crate) red: u32,
+    pub(crate) head_moves: u32,
+    pub(crate) store_fault: u32,
 }
 
 impl Weather {
-    pub fn clear() -> Self {
+    pub(crate) fn clear() -> Self {
         Self {
             fault_before: 0,
             fault_after: 0,
@@ -66,7 +66,7 @@ impl Weather {
     }
 
     /// Each seed has its own: some are calm in one way and wild in another.
-    pub fn of(rng: &mut fastrand::Rng) -> Self {
+    pub(crate) fn of(rng: &mut fastrand::Rng) -> Self {
         let mut chance = |max: u32| if rng.bool() { rng.u32(0..=max) } else { 0 };
         Self {
             fault_before: chance(150),
@@ -80,7 +80,7 @@ impl Weather {
             run_vanishes: chance(60),
             bad_plan: chance(400),
             red: chance(100),
-            head_moves: chance(150),
+            head_moves: chance(500),
             store_fault: chance(40),
         }
     }
@@ -88,15 +88,15 @@ impl Weather {
 
 /// A run at an executor.
 #[derive(Clone, Debug)]
-pub struct Run {
-    pub id: RunId,
-    pub executor: ExecutorKind,
-    pub job: Job,
-    pub created: Time,
+pub(crate) struct Run {
+    pub(crate) id: RunId,
+    pub(crate) executor: ExecutorKind,
+    pub(crate) job: Job,
+    pub(crate) created: Time,
     visible: Time,
     ends: Option<Time>,
     fate: Fate,
-    pub stopped: Option<Time>,
+    pub(crate) stopped: Option<Time>,
     vanished: bool,
     handed_in: bool,
 }
@@ -110,48 +110,51 @@ enum Fate {
 }
 
 impl Run {
-    pub fn alive(&self, now: Time) -> bool {
-        !self.vanished && self.stopped.is_none_or(|at| now < at) && self.ends.is_none_or(|at| now < at)
+    pub(crate) fn alive(&self, now: Time) -> bool {
+        !self.vanished
+            && self.stopped.is_none_or(|at| now < at)
+            && self.ends.is_none_or(|at| now < at)
     }
 }
 
 #[derive(Clone, Debug)]
-pub struct PullRequest {
-    pub number: u64,
-    pub job: Job,
-    pub sha: String,
+pub(crate) struct PullRequest {
+    pub(crate) number: u64,
+    pub(crate) job: Job,
+    pub(crate) sha: String,
     green_at: Time,
     red: bool,
-    pub state: PullState,
+    pub(crate) state: PullState,
     /// The commits that were merged, by whom.
-    pub merged: Vec<(String, &'static str)>,
+    pub(crate) merged: Vec<(String, &'static str)>,
     moves_at: Option<Time>,
     asked: u32,
 }
 
 #[derive(Debug)]
-pub struct World {
-    pub now: Time,
-    pub rng: fastrand::Rng,
-    pub weather: Weather,
-    pub runs: Vec<Run>,
-    pub pulls: Vec<PullRequest>,
+pub(crate) struct World {
+    pub(crate) now: Time,
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) weather: Weather,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) pulls: Vec<PullRequest>,
     /// What stands in each session, in order.
-    pub said: BTreeMap<SessionId, Vec<(Uuid, Activity)>>,
-    pub plans: BTreeMap<SessionId, Vec<PlanItem>>,
-    pub stages: BTreeMap<IssueId, Vec<Stage>>,
-    pub issues: BTreeMap<IssueId, (Brief, Policy)>,
-    pub landmarks: BTreeMap<&'static str, u64>,
-    pub trace: Vec<String>,
-    pub broken: Vec<String>,
-    /// Issues whose round is over in the log, and since when.
-    pub done: BTreeSet<IssueId>,
+    pub(crate) said: BTreeMap<SessionId, Vec<(Uuid, Activity)>>,
+    pub(crate) plans: BTreeMap<SessionId, Vec<PlanItem>>,
+    pub(crate) stages: BTreeMap<IssueId, Vec<Stage>>,
+    pub(crate) issues: BTreeMap<IssueId, (Brief, Policy)>,
+    pub(crate) landmarks: BTreeMap<&'static str, u64>,
+    pub(crate) trace: Vec<String>,
+    pub(crate) broken: Vec<String>,
+    /// Issues whose round is over in the log, and those whose round is not.
+    pub(crate) done: BTreeSet<IssueId>,
+    pub(crate) open: BTreeSet<IssueId>,
 }
 
-pub type Shared = Arc<Mutex<World>>;
+pub(crate) type Shared = Arc<Mutex<World>>;
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let weather = Weather::of(&mut rng);
         Self {
@@ -168,19 +171,20 @@ impl World {
             trace: Vec::new(),
             broken: Vec::new(),
             done: BTreeSet::new(),
+            open: BTreeSet::new(),
         }
     }
 
-    pub fn visit(&mut self, landmark: &'static str) {
+    pub(crate) fn visit(&mut self, landmark: &'static str) {
         *self.landmarks.entry(landmark).or_default() += 1;
     }
 
-    pub fn note(&mut self, text: String) {
+    pub(crate) fn note(&mut self, text: String) {
         let line = format!("{} {text}", self.now);
         self.trace.push(line);
     }
 
-    pub fn dice(&mut self, chance: u32) -> bool {
+    pub(crate) fn dice(&mut self, chance: u32) -> bool {
         chance > 0 && self.rng.u32(0..1000) < chance
     }
 
@@ -194,12 +198,14 @@ impl World {
     }
 
     /// Lets the world go on: runs end, and hand in what they made.
-    pub fn pass(&mut self, by: SignedDuration) {
+    pub(crate) fn pass(&mut self, by: SignedDuration) {
         self.now += by;
         for at in 0..self.runs.len() {
             let run = self.runs[at].clone();
             let ended_well = run.ends.is_some_and(|ends| ends <= self.now)
-                && run.stopped.is_none_or(|stopped| run.ends.is_some_and(|ends| ends < stopped))
+                && run
+                    .stopped
+                    .is_none_or(|stopped| run.ends.is_some_and(|ends| ends < stopped))
                 && run.fate == Fate::Succeeds
                 && !run.vanished;
             if ended_well && run.job.makes_pull() && !run.handed_in {
@@ -226,7 +232,9 @@ impl World {
         let red_chance = self.weather.red;
         let moves_chance = self.weather.head_moves;
         let red = self.dice(red_chance);
-        let moves_at = self.dice(moves_chance).then(|| self.now + self.seconds(0..=90));
+        let moves_at = self
+            .dice(moves_chance)
+            .then(|| self.now + self.seconds(0..=90));
         self.pulls.push(PullRequest {
             number,
             job: run.job.clone(),
@@ -242,7 +250,10 @@ impl World {
 
     fn create(&mut self, executor: ExecutorKind, job: &Job) -> RunId {
         if self.runs.iter().any(|run| run.job.key == job.key) {
-            self.broke(format!("a second run for the key of {}/{}", job.identifier, job.branch));
+            self.broke(format!(
+                "a second run for the key of {}/{}",
+                job.identifier, job.branch
+            ));
         }
         let twin = self.runs.iter().any(|run| {
             run.job.issue == job.issue && run.job.branch == job.branch && run.job.task == job.task
@@ -251,14 +262,25 @@ impl World {
             self.broke(format!("a second run of one attempt: {}", job.branch));
         }
         if self.done.contains(&job.issue) {
-            self.broke(format!("a run of {} after its round was over", job.identifier));
+            self.broke(format!(
+                "a run of {} after its round was over",
+                job.identifier
+            ));
         }
         self.check_dependencies(job);
         let id = RunId(format!("run-{}", self.runs.len() + 1));
-        let lag = if executor == ExecutorKind::Codegen { LIST_LAG_SECONDS_MAX } else { 0 };
+        let lag = if executor == ExecutorKind::Codegen {
+            LIST_LAG_SECONDS_MAX
+        } else {
+            0
+        };
         let visible = self.now + self.seconds(0..=lag);
         let hangs = self.weather.run_hangs;
-        let ends = if self.dice(hangs) { None } else { Some(self.now + self.seconds(5..=300)) };
+        let ends = if self.dice(hangs) {
+            None
+        } else {
+            Some(self.now + self.seconds(5..=300))
+        };
         let (fails, bad_plan) = (self.weather.run_fails, self.weather.bad_plan);
         let fate = if self.dice(fails) {
             match self.rng.u8(0..4) {
@@ -305,7 +327,9 @@ impl World {
             .unwrap_or_default();
         for need in needs {
             let done = self.pulls.iter().any(|pull| {
-                pull.job.issue == job.issue && pull.job.task.0 == need && pull.state == PullState::Merged
+                pull.job.issue == job.issue
+                    && pull.job.task.0 == need
+                    && pull.state == PullState::Merged
             });
             if !done {
                 self.broke(format!("{} started before `{need}` was merged", job.branch));
@@ -320,15 +344,25 @@ impl World {
         };
         let cost_usd = (run.executor == ExecutorKind::Local).then_some(0.25);
         let ended = |result| Sight::Ended(Ending { result, cost_usd });
-        let failure = |class| Failure { class, message: format!("it ended: {class}") };
+        let failure = |class| Failure {
+            class,
+            message: format!("it ended: {class}"),
+        };
         if run.vanished {
             return Sight::Gone;
         }
         if run.alive(now) {
             let waited = now.duration_since(run.created).as_secs();
-            return if waited < 3 { Sight::Waiting } else { Sight::Working };
+            return if waited < 3 {
+                Sight::Waiting
+            } else {
+                Sight::Working
+            };
         }
-        if run.ends.is_none_or(|ends| now < ends || run.stopped.is_some_and(|at| at <= ends)) {
+        if run
+            .ends
+            .is_none_or(|ends| now < ends || run.stopped.is_some_and(|at| at <= ends))
+        {
             return ended(Err(failure(FailureClass::Cancelled)));
         }
         match run.fate {
@@ -376,19 +410,28 @@ impl World {
             draft: false,
             // The forge finds out only when asked.
             mergeable: (pull.asked > 1).then_some(true),
-            checks: vec![Check { name: "ci".into(), state }],
+            checks: vec![Check {
+                name: "ci".into(),
+                state,
+            }],
         })
     }
 
     fn merge(&mut self, ask: &MergeAsk) -> MergeAnswer {
         let now = self.now;
         let Some(at) = self.pulls.iter().position(|pull| pull.number == ask.number) else {
-            return MergeAnswer::Refused { why: "not found".into() };
+            return MergeAnswer::Refused {
+                why: "not found".into(),
+            };
         };
         let pull = self.pulls[at].clone();
         match pull.state {
             PullState::Merged => return MergeAnswer::Merged { sha: pull.sha },
-            PullState::Closed => return MergeAnswer::Refused { why: "it is closed".into() },
+            PullState::Closed => {
+                return MergeAnswer::Refused {
+                    why: "it is closed".into(),
+                };
+            }
             PullState::Open => {}
         }
         if pull.sha != ask.sha {
@@ -399,23 +442,34 @@ impl World {
             self.broke(format!("#{} was merged without green checks", pull.number));
         }
         if self.done.contains(&pull.job.issue) {
-            self.broke(format!("#{} was merged after its round was over", pull.number));
+            self.broke(format!(
+                "#{} was merged after its round was over",
+                pull.number
+            ));
         }
         self.pulls[at].state = PullState::Merged;
         self.pulls[at].merged.push((ask.sha.clone(), "cyrus"));
         self.note(format!("merged #{} at {}", ask.number, ask.sha));
-        MergeAnswer::Merged { sha: ask.sha.clone() }
+        MergeAnswer::Merged {
+            sha: ask.sha.clone(),
+        }
     }
 }
 
 /// The plan that an orchestrator run answers: a graph made from its key.
 fn plan(key: &str) -> String {
-    let mut rng = fastrand::Rng::with_seed(key.bytes().map(u64::from).fold(7, |a, b| a * 31 % 1_000_003 + b));
+    let mut rng = fastrand::Rng::with_seed(
+        key.bytes()
+            .map(u64::from)
+            .fold(7, |a, b| a * 31 % 1_000_003 + b),
+    );
     let n = rng.usize(1..=6);
     let tasks: Vec<serde_json::Value> = (0..n)
         .map(|at| {
-            let on: Vec<String> =
-                (0..at).filter(|_| rng.u8(0..3) == 0).map(|on| format!("t{on}")).collect();
+            let on: Vec<String> = (0..at)
+                .filter(|_| rng.u8(0..3) == 0)
+                .map(|on| format!("t{on}"))
+                .collect();
             let complexity = if rng.bool() { "low" } else { "high" };
             serde_json::json!({
                 "id": format!("t{at}"), "title": format!("Task {at}"), "kind": "builder",
@@ -430,15 +484,19 @@ fn depends_on(plan: &str, task: &TaskId) -> Vec<String> {
     let plan: serde_json::Value = serde_json::from_str(plan).unwrap_or_default();
     let tasks = plan["tasks"].as_array().cloned().unwrap_or_default();
     let found = tasks.iter().find(|it| it["id"] == task.0.as_str());
-    let on = found.and_then(|it| it["depends_on"].as_array().cloned()).unwrap_or_default();
-    on.iter().filter_map(|it| it.as_str().map(str::to_owned)).collect()
+    let on = found
+        .and_then(|it| it["depends_on"].as_array().cloned())
+        .unwrap_or_default();
+    on.iter()
+        .filter_map(|it| it.as_str().map(str::to_owned))
+        .collect()
 }
 
 // ───────────────────────────── the ports ─────────────────────────────
 
 /// One process's view of the world.
 #[derive(Clone)]
-pub struct View(pub Shared);
+pub(crate) struct View(pub Shared);
 
 /// Where a call's trouble strikes.
 enum Trouble {
@@ -448,7 +506,7 @@ enum Trouble {
 }
 
 impl View {
-    pub fn world(&self) -> MutexGuard<'_, World> {
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
         self.0.lock().expect("the simulation has one thread")
     }
 
@@ -475,16 +533,26 @@ impl View {
     ) -> Result<T, Fault> {
         let (begun, trouble) = {
             let mut world = self.world();
-            let (before, after, busy) =
-                (world.weather.fault_before, world.weather.fault_after, world.weather.busy);
+            let (before, after, busy) = (
+                world.weather.fault_before,
+                world.weather.fault_after,
+                world.weather.busy,
+            );
             let trouble = if world.dice(busy) {
                 world.visit("somebody was too busy");
                 let retry_after_seconds = world.rng.bool().then_some(7);
-                Trouble::Before(Fault::Busy { why: format!("{name}: busy"), retry_after_seconds })
+                Trouble::Before(Fault::Busy {
+                    why: format!("{name}: busy"),
+                    retry_after_seconds,
+                })
             } else if world.dice(before) {
-                Trouble::Before(Fault::Transient { why: format!("{name}: no connection") })
+                Trouble::Before(Fault::Transient {
+                    why: format!("{name}: no connection"),
+                })
             } else if world.dice(after) {
-                Trouble::After(Fault::Ambiguous { why: format!("{name}: the reply was lost") })
+                Trouble::After(Fault::Ambiguous {
+                    why: format!("{name}: the reply was lost"),
+                })
             } else {
                 Trouble::None
             };
@@ -496,7 +564,9 @@ impl View {
             let mut world = self.world();
             if late(&world) {
                 world.visit("a call timed out before it took effect");
-                return Err(Fault::Ambiguous { why: format!("{name}: timed out") });
+                return Err(Fault::Ambiguous {
+                    why: format!("{name}: timed out"),
+                });
             }
             if let Trouble::Before(fault) = trouble {
                 return Err(fault);
@@ -507,7 +577,9 @@ impl View {
         let mut world = self.world();
         if late(&world) {
             world.visit("a call timed out after it took effect");
-            return Err(Fault::Ambiguous { why: format!("{name}: timed out") });
+            return Err(Fault::Ambiguous {
+                why: format!("{name}: timed out"),
+            });
         }
         match trouble {
             Trouble::After(fault) => {
@@ -528,15 +600,21 @@ impl Clock for View {
 impl Policies for View {
     fn policy(&self, brief: &Brief) -> Result<Policy, String> {
         let world = self.world();
-        let found = world.issues.values().find(|(it, _)| it.identifier == brief.identifier);
-        found.map(|(_, policy)| policy.clone()).ok_or_else(|| "no repository serves it".into())
+        let found = world
+            .issues
+            .values()
+            .find(|(it, _)| it.identifier == brief.identifier);
+        found
+            .map(|(_, policy)| policy.clone())
+            .ok_or_else(|| "no repository serves it".into())
     }
 }
 
 #[async_trait]
 impl Tracker for View {
     async fn read(&self, issue: &IssueId) -> Result<Brief, Fault> {
-        self.call("read", |world| world.issues[issue].0.clone()).await
+        self.call("read", |world| world.issues[issue].0.clone())
+            .await
     }
 
     async fn say(&self, id: Uuid, session: &SessionId, activity: &Activity) -> Result<(), Fault> {
@@ -563,7 +641,10 @@ impl Tracker for View {
     }
 
     async fn set_stage(&self, issue: &IssueId, stage: Stage) -> Result<(), Fault> {
-        self.call("stage", |world| world.stages.entry(issue.clone()).or_default().push(stage)).await
+        self.call("stage", |world| {
+            world.stages.entry(issue.clone()).or_default().push(stage)
+        })
+        .await
     }
 }
 
@@ -582,15 +663,18 @@ impl Forge for View {
     }
 
     async fn open(&self, _ask: &OpenAsk) -> Result<Opened, Fault> {
-        Err(Fault::Permanent { class: FailureClass::Invalid, why: "runs open their own".into() })
+        Err(Fault::Permanent {
+            class: FailureClass::Invalid,
+            why: "runs open their own".into(),
+        })
     }
 }
 
 /// An executor of the simulated world. The local one knows its runs by their
 /// keys; the far one has to be searched, and its list lags behind.
-pub struct Runs {
-    pub view: View,
-    pub kind: ExecutorKind,
+pub(crate) struct Runs {
+    pub(crate) view: View,
+    pub(crate) kind: ExecutorKind,
 }
 
 #[async_trait]
@@ -610,7 +694,11 @@ impl Executor for Runs {
                 }
             })
             .await?;
-        Ok(Started { run, url: None, begun: false })
+        Ok(Started {
+            run,
+            url: None,
+            begun: false,
+        })
     }
 
     async fn settle(&self, job: &Job) -> Result<Settlement, Fault> {
@@ -632,14 +720,22 @@ impl Executor for Runs {
             })
             .await?;
         Ok(match found {
-            Some(run) => Settlement::Found(Started { run, url: None, begun: false }),
+            Some(run) => Settlement::Found(Started {
+                run,
+                url: None,
+                begun: false,
+            }),
             None => Settlement::Absent { certain: local },
         })
     }
 
     async fn observe(&self, runs: &[RunId]) -> Vec<Result<Sight, Fault>> {
-        let answer =
-            self.view.call("observe", |w| runs.iter().map(|it| w.sight(it)).collect::<Vec<_>>()).await;
+        let answer = self
+            .view
+            .call("observe", |w| {
+                runs.iter().map(|it| w.sight(it)).collect::<Vec<_>>()
+            })
+            .await;
         match answer {
             Ok(sights) => sights.into_iter().map(Ok).collect(),
             Err(fault) => runs.iter().map(|_| Err(fault.clone())).collect(),
@@ -661,14 +757,18 @@ impl Executor for Runs {
 
 /// The memory store, with trouble of its own.
 #[derive(Clone)]
-pub struct Store {
-    pub view: View,
-    pub inner: Arc<MemoryLog>,
+pub(crate) struct Store {
+    pub(crate) view: View,
+    pub(crate) inner: Arc<MemoryLog>,
 }
 
 #[async_trait]
 impl Log for Store {
-    async fn read(&self, issue: &IssueId, after: u64) -> anyhow::Result<Vec<shared::issue::Record>> {
+    async fn read(
+        &self,
+        issue: &IssueId,
+        after: u64,
+    ) -> anyhow::Result<Vec<shared::issue::Record>> {
         self.view.give_way().await;
         self.inner.read(issue, after).await
     }
@@ -678,13 +778,21 @@ impl Log for Store {
         self.view.give_way().await;
         if self.view.world().dice(chance) {
             self.view.world().visit("the store failed before it wrote");
-            return Err(AppendError::Failed(anyhow::anyhow!("the store is not there")));
+            return Err(AppendError::Failed(anyhow::anyhow!(
+                "the store is not there"
+            )));
         }
         let (issue, over) = (append.issue.clone(), append.head.phase == "done");
-        let lines: Vec<String> = append.events.iter().map(shared::issue::words::sentence).collect();
+        let lines: Vec<String> = append
+            .events
+            .iter()
+            .map(shared::issue::words::sentence)
+            .collect();
         match self.inner.append(append).await {
             Err(AppendError::Conflict) => {
-                self.view.world().visit("two wrote at once, and one was refused");
+                self.view
+                    .world()
+                    .visit("two wrote at once, and one was refused");
                 return Err(AppendError::Conflict);
             }
             other => other?,
@@ -695,15 +803,21 @@ impl Log for Store {
                 world.note(line);
             }
             if over {
+                world.open.remove(&issue);
                 world.done.insert(issue);
             } else {
                 world.done.remove(&issue);
+                world.open.insert(issue);
             }
         }
         self.view.give_way().await;
         if self.view.world().dice(chance) {
-            self.view.world().visit("the store wrote and its answer was lost");
-            return Err(AppendError::Failed(anyhow::anyhow!("the answer of the store was lost")));
+            self.view
+                .world()
+                .visit("the store wrote and its answer was lost");
+            return Err(AppendError::Failed(anyhow::anyhow!(
+                "the answer of the store was lost"
+            )));
         }
         Ok(())
     }
