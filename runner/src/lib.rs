@@ -1,1 +1,27 @@
+//! The local runner: agent programs in git worktrees on a machine of the
+//! user's. Not the network protocol to a runner elsewhere, and no decision
+//! about what is worth running. In reading order:
+//!
+//! * [`executor`]: keeps the promises of [`shared::ports::Executor`].
+//! * `work`: what happens to one job, from the worktree to the pull request.
+//! * `folder`: a job's folder, from which every step can be taken up again.
+//! * [`supervisor`]: the process above one agent; it outlives us.
+//! * `agent`: agent programs, their command lines and what their output means.
+//! * [`worktree`]: git.
+//! * `process`: killing what is left of an agent.
+//! * [`environment`]: what agents, and git, may see of our environment.
 
+mod agent;
+pub mod environment;
+pub mod executor;
+mod folder;
+mod process;
+pub mod supervisor;
+mod work;
+pub mod worktree;
+
+pub use self::agent::find_program;
+pub use self::environment::{agent_env, git_env};
+pub use self::executor::{LocalExecutor, Options};
+pub use self::supervisor::supervise;
+pub use self::worktree::check_repository;

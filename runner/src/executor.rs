@@ -1,0 +1,408 @@
+//! The local executor: accepts jobs, lets as many work at once as there are
+//! slots, and tells how they stand. What a job's work is, `work` says.
+//!
+//! A job is accepted when it is on the disk; from then on a crash only delays
+//! it. The key of the job is the run.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use jiff::SignedDuration;
+use shared::issue::{Ending, ExecutorKind, Failure, FailureClass, Fault, IssueId, RunId, Sight};
+use shared::ports::{Clock, Executor, Forge, Job, Settlement, Started};
+use tokio::sync::watch;
+
+use crate::agent::Program;
+use crate::folder::{Accepted, Folder, Standing};
+use crate::work::{Shop, tidy, work};
+use crate::worktree::Git;
+
+/// How long the folder of an ended job is kept.
+const KEPT_DAYS: i64 = 30;
+
+/// What the executor works with.
+#[derive(Clone)]
+pub struct Options {
+    /// `CYRUS_HOME`: jobs are kept in `jobs` beneath it.
+    pub home: PathBuf,
+    /// How many jobs work at once.
+    pub concurrency: usize,
+    /// The command line that calls [`crate::supervise`] with the folder that
+    /// is appended to it.
+    pub supervisor: Vec<OsString>,
+    /// The Claude Code program: a path, or a name to be found on the agents' `PATH`.
+    pub claude: PathBuf,
+    /// All that agents get as their environment; see [`crate::agent_env`].
+    pub agent_env: BTreeMap<String, String>,
+    /// All that our own git calls get; see [`crate::git_env`].
+    pub git_env: BTreeMap<String, String>,
+    /// Where pull requests are opened.
+    pub forge: Arc<dyn Forge>,
+    pub clock: Arc<dyn Clock>,
+    /// Told when a run of this issue has begun or ended.
+    pub wake: Arc<dyn Fn(IssueId) + Send + Sync>,
+}
+
+/// Runs agents on this machine. Cheap to clone; needs a tokio runtime.
+#[derive(Clone)]
+pub struct LocalExecutor {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    jobs: PathBuf,
+    concurrency: usize,
+    shop: Shop,
+    clock: Arc<dyn Clock>,
+    wake: Arc<dyn Fn(IssueId) + Send + Sync>,
+    /// Held while a job is accepted, so that no key is accepted twice.
+    accepting: tokio::sync::Mutex<()>,
+    bench: Mutex<Bench>,
+}
+
+/// The jobs that have not ended.
+#[derive(Default)]
+struct Bench {
+    live: BTreeMap<String, Live>,
+    /// In the order in which they will begin.
+    waiting: VecDeque<String>,
+    working: usize,
+}
+
+struct Live {
+    job: Arc<Job>,
+    stop: watch::Sender<bool>,
+    stage: Stage,
+}
+
+#[derive(Clone)]
+enum Stage {
+    Waiting,
+    Working,
+    /// Ended, but that could not be written down.
+    Unwritten(Ending),
+}
+
+impl LocalExecutor {
+    pub fn new(options: Options) -> Self {
+        let shop = Shop {
+            git: Git::new(options.git_env),
+            program: Program::Claude(options.claude),
+            agent_env: options.agent_env,
+            supervisor: options.supervisor,
+            forge: options.forge,
+            worktrees: options.home.join("worktrees"),
+        };
+        let inner = Inner {
+            jobs: options.home.join("jobs"),
+            concurrency: options.concurrency,
+            shop,
+            clock: options.clock,
+            wake: options.wake,
+            accepting: tokio::sync::Mutex::default(),
+            bench: Mutex::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Takes up every job that has not ended; how many. To be called once,
+    /// before any other.
+    pub async fn resume(&self) -> io::Result<usize> {
+        let mut begun = Vec::new();
+        let mut fresh = Vec::new();
+        for (folder, accepted) in self.inner.known()? {
+            match folder.standing() {
+                Ok(Standing::Ended(_)) => self.inner.clear(&folder, &accepted).await,
+                Ok(Standing::Fresh) => fresh.push(accepted),
+                Ok(Standing::Supervised | Standing::Exited(_) | Standing::Abandoned(_)) => {
+                    begun.push(accepted);
+                }
+                Err(error) => {
+                    tracing::error!(%error, key = accepted.job.key, "a job's folder is unreadable");
+                }
+            }
+        }
+        fresh.sort_by_key(|it| it.at);
+        let count = begun.len() + fresh.len();
+        {
+            let mut bench = self.inner.bench();
+            for accepted in begun {
+                let key = bench.add(accepted.job);
+                // Its agent runs already, whether there is a slot or not.
+                self.inner.begin(&mut bench, &key);
+            }
+            for accepted in fresh {
+                let key = bench.add(accepted.job);
+                bench.waiting.push_back(key);
+            }
+            self.inner.fill(&mut bench);
+        }
+        Ok(count)
+    }
+}
+
+#[async_trait]
+impl Executor for LocalExecutor {
+    fn kind(&self) -> ExecutorKind {
+        ExecutorKind::Local
+    }
+
+    async fn start(&self, job: &Job) -> Result<Started, Fault> {
+        let inner = &self.inner;
+        if inner.concurrency == 0 {
+            return Err(invalid(
+                "the local runner has no slot: set `runner.concurrency` above 0",
+            ));
+        }
+        let folder = inner.folder(&job.key)?;
+        let _one_at_a_time = inner.accepting.lock().await;
+        if inner.accepted(&folder)? {
+            return Ok(inner.started(&job.key));
+        }
+        let accepted = Accepted {
+            at: inner.clock.now(),
+            job: job.clone(),
+        };
+        tokio::task::spawn_blocking(move || folder.accept(&accepted))
+            .await
+            .map_err(io::Error::other)
+            .flatten()
+            // It may be on the disk, and then a restart would take it up.
+            .map_err(|error| Fault::Ambiguous {
+                why: format!("the job was not kept: {error}"),
+            })?;
+        {
+            let mut bench = inner.bench();
+            let key = bench.add(job.clone());
+            bench.waiting.push_back(key);
+            inner.fill(&mut bench);
+        }
+        Ok(inner.started(&job.key))
+    }
+
+    async fn settle(&self, job: &Job) -> Result<Settlement, Fault> {
+        let folder = self.inner.folder(&job.key)?;
+        let _one_at_a_time = self.inner.accepting.lock().await;
+        Ok(if self.inner.accepted(&folder)? {
+            Settlement::Found(self.inner.started(&job.key))
+        } else {
+            Settlement::Absent { certain: true }
+        })
+    }
+
+    async fn observe(&self, runs: &[RunId]) -> Vec<Result<Sight, Fault>> {
+        runs.iter().map(|run| self.inner.sight(&run.0)).collect()
+    }
+
+    async fn stop(&self, run: &RunId) -> Result<(), Fault> {
+        let Some(folder) = Folder::of(&self.inner.jobs, &run.0) else {
+            return Ok(());
+        };
+        if !self.inner.accepted(&folder)? || folder.result().is_ok_and(|it| it.is_some()) {
+            return Ok(());
+        }
+        folder.ask_to_stop().map_err(|error| transient(&error))?;
+        let mut bench = self.inner.bench();
+        if let Some(live) = bench.live.get(&run.0) {
+            live.stop.send_replace(true);
+        }
+        // Nobody should wait for a slot only to be told that he is not wanted.
+        if let Some(at) = bench.waiting.iter().position(|it| *it == run.0) {
+            bench.waiting.remove(at);
+            self.inner.begin(&mut bench, &run.0);
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn folder(&self, key: &str) -> Result<Folder, Fault> {
+        Folder::of(&self.jobs, key)
+            .ok_or_else(|| invalid(&format!("`{key}` is not a key that a job can have")))
+    }
+
+    fn accepted(&self, folder: &Folder) -> Result<bool, Fault> {
+        folder
+            .accepted()
+            .map(|it| it.is_some())
+            .map_err(|error| transient(&error))
+    }
+
+    fn started(&self, key: &str) -> Started {
+        let waits = self
+            .bench()
+            .live
+            .get(key)
+            .is_some_and(|it| matches!(it.stage, Stage::Waiting));
+        Started {
+            run: RunId(key.to_owned()),
+            url: None,
+            begun: !waits,
+        }
+    }
+
+    fn sight(&self, key: &str) -> Result<Sight, Fault> {
+        match self.bench().live.get(key).map(|it| it.stage.clone()) {
+            Some(Stage::Waiting) => return Ok(Sight::Waiting),
+            Some(Stage::Working) => return Ok(Sight::Working),
+            Some(Stage::Unwritten(ending)) => return Ok(Sight::Ended(ending)),
+            None => {}
+        }
+        let Some(folder) = Folder::of(&self.jobs, key) else {
+            return Ok(Sight::Gone);
+        };
+        if let Some(ending) = folder.result().map_err(|error| transient(&error))? {
+            return Ok(Sight::Ended(ending));
+        }
+        // Known, but not taken up yet.
+        Ok(if self.accepted(&folder)? {
+            Sight::Waiting
+        } else {
+            Sight::Gone
+        })
+    }
+
+    /// Lets those begin for whom there is a slot.
+    fn fill(self: &Arc<Self>, bench: &mut Bench) {
+        while bench.working < self.concurrency
+            && let Some(key) = bench.waiting.pop_front()
+        {
+            self.begin(bench, &key);
+        }
+    }
+
+    fn begin(self: &Arc<Self>, bench: &mut Bench, key: &str) {
+        let Some(live) = bench.live.get_mut(key) else {
+            return;
+        };
+        live.stage = Stage::Working;
+        let (job, stop) = (Arc::clone(&live.job), live.stop.subscribe());
+        bench.working += 1;
+        let inner = Arc::clone(self);
+        tokio::spawn(async move { inner.run(job, stop).await });
+    }
+
+    async fn run(self: Arc<Self>, job: Arc<Job>, stop: watch::Receiver<bool>) {
+        let Some(folder) = Folder::of(&self.jobs, &job.key) else {
+            return;
+        };
+        (self.wake)(job.issue.clone());
+        let working = {
+            let (inner, folder, job) = (Arc::clone(&self), folder.clone(), Arc::clone(&job));
+            tokio::spawn(async move { work(&inner.shop, &folder, &job, &stop).await })
+        };
+        let ending = match working.await {
+            Ok(ending) => ending,
+            Err(error) if error.is_panic() => {
+                let message = "the runner broke at this job".to_owned();
+                Ending {
+                    result: Err(Failure {
+                        class: FailureClass::Lost,
+                        message,
+                    }),
+                    cost_usd: None,
+                }
+            }
+            // The runtime ends: the next one takes it up.
+            Err(_) => return,
+        };
+        let written = folder.set_result(&ending);
+        {
+            let mut bench = self.bench();
+            match &written {
+                Ok(()) => drop(bench.live.remove(&job.key)),
+                Err(_) => {
+                    if let Some(live) = bench.live.get_mut(&job.key) {
+                        live.stage = Stage::Unwritten(ending);
+                    }
+                }
+            }
+            bench.working -= 1;
+            self.fill(&mut bench);
+        }
+        (self.wake)(job.issue.clone());
+        match written {
+            Ok(()) => {
+                if let Err(error) = tidy(&self.shop, &folder, &job).await {
+                    tracing::warn!(%error, key = job.key, "a job could not be tidied up");
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, key = job.key, "the end of a job could not be written");
+            }
+        }
+    }
+
+    /// Every job that was ever accepted and not yet thrown away.
+    fn known(&self) -> io::Result<Vec<(Folder, Accepted)>> {
+        let entries = match fs::read_dir(&self.jobs) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut known = Vec::new();
+        for entry in entries {
+            let folder = Folder::at(&entry?.path());
+            match folder.accepted() {
+                Ok(Some(accepted)) => known.push((folder, accepted)),
+                // Its start was never answered.
+                Ok(None) => {}
+                Err(error) => {
+                    let path = folder.path().display();
+                    tracing::error!(%error, %path, "a job cannot be read and is left alone");
+                }
+            }
+        }
+        Ok(known)
+    }
+
+    /// Tidies up after a job that has ended, and forgets it in the end.
+    async fn clear(&self, folder: &Folder, accepted: &Accepted) {
+        if let Err(error) = tidy(&self.shop, folder, &accepted.job).await {
+            tracing::warn!(%error, key = accepted.job.key, "a job could not be tidied up");
+        }
+        let age = self.clock.now().duration_since(accepted.at);
+        if age > SignedDuration::from_hours(24 * KEPT_DAYS)
+            && let Err(error) = fs::remove_dir_all(folder.path())
+        {
+            tracing::warn!(%error, key = accepted.job.key, "an old job could not be removed");
+        }
+    }
+
+    fn bench(&self) -> MutexGuard<'_, Bench> {
+        self.bench.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bench {
+    fn add(&mut self, job: Job) -> String {
+        let key = job.key.clone();
+        let live = Live {
+            job: Arc::new(job),
+            stop: watch::Sender::new(false),
+            stage: Stage::Waiting,
+        };
+        self.live.insert(key.clone(), live);
+        key
+    }
+}
+
+fn invalid(why: &str) -> Fault {
+    Fault::Permanent {
+        class: FailureClass::Invalid,
+        why: why.to_owned(),
+    }
+}
+
+fn transient(error: &io::Error) -> Fault {
+    Fault::Transient {
+        why: format!("the runner's folder cannot be used: {error}"),
+    }
+}

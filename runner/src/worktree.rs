@@ -1,0 +1,588 @@
+//! Git: a worktree for a job, and what came of it. The machine's own `git` with
+//! the machine's own credentials; its answers are plain text, its failures
+//! sentences for people.
+//!
+//! The configuration of the repository may have been changed by an agent, so
+//! what it could run inside of our calls (hooks, file system monitors) is off.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use shared::issue::{Failure, FailureClass, Repository, clip};
+use tokio::process::Command;
+use tokio::sync::Mutex;
+use tokio::time::{sleep, timeout};
+
+use crate::process;
+
+/// How long a call may take that stays on this machine.
+const LOCAL_MAX: Duration = Duration::from_secs(120);
+/// How long a call may take that speaks with the remote.
+const REMOTE_MAX: Duration = Duration::from_secs(300);
+/// How often a call that speaks with the remote is made before it is given up …
+const REMOTE_TRIES_MAX: u32 = 3;
+/// … and the pause after the first one; it doubles.
+const REMOTE_PAUSE: Duration = Duration::from_millis(500);
+/// The numbers after a branch name that are tried where it is taken.
+const BRANCH_SUFFIX_MAX: u32 = 50;
+/// What git says is cut after this many bytes.
+const SAID_BYTES_MAX: usize = 600;
+/// Who commits where git knows nobody.
+const AUTHOR_NAME: &str = "Cyrus";
+const AUTHOR_EMAIL: &str = "cyrus@localhost";
+
+const OVERRIDES: [&str; 10] = [
+    "-c",
+    "core.hooksPath=/dev/null",
+    "-c",
+    "core.fsmonitor=false",
+    "-c",
+    "protocol.ext.allow=never",
+    "-c",
+    "gc.auto=0",
+    // A key may want a passphrase that nobody is there to type.
+    "-c",
+    "commit.gpgSign=false",
+];
+
+/// Where a worktree is made, and from what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ground {
+    /// The local branch; `None`: detached.
+    pub(crate) branch: Option<String>,
+    pub(crate) base_sha: String,
+}
+
+/// Is this a repository that a job can work in? A sentence with the remedy if not.
+pub async fn check_repository(
+    repository: &Repository,
+    env: &BTreeMap<String, String>,
+) -> Result<(), Failure> {
+    Git::new(env.clone()).check(repository).await
+}
+
+/// Calls git, one fetch or worktree at a time per repository.
+#[derive(Debug)]
+pub(crate) struct Git {
+    env: BTreeMap<String, String>,
+    locks: StdMutex<HashMap<PathBuf, Arc<Mutex<()>>>>,
+}
+
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Git {
+    pub(crate) fn new(env: BTreeMap<String, String>) -> Self {
+        Self {
+            env,
+            locks: StdMutex::default(),
+        }
+    }
+
+    async fn check(&self, repository: &Repository) -> Result<(), Failure> {
+        let Repository { id, path, .. } = repository;
+        if !Path::new(path).is_dir() {
+            return Err(invalid(format!(
+                "the folder `{path}` of the repository `{id}` does not exist on the runner's \
+                 machine: clone the repository there, or correct `repositoryPath` in the \
+                 configuration"
+            )));
+        }
+        let said = self
+            .call(Path::new(path), &["rev-parse", "--git-dir"], LOCAL_MAX)
+            .await?;
+        if said.code != 0 {
+            return Err(invalid(format!(
+                "the folder `{path}` of the repository `{id}` is not a git repository that can \
+                 be used ({}): clone the repository there, or correct `repositoryPath` in the \
+                 configuration",
+                said.complaint()
+            )));
+        }
+        let origin = self
+            .call(Path::new(path), &["remote", "get-url", "origin"], LOCAL_MAX)
+            .await?;
+        if origin.code != 0 {
+            return Err(invalid(format!(
+                "the repository `{id}` in `{path}` has no remote called `origin`: add it with \
+                 `git remote add origin URL`"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Brings the base branch up to date and finds a branch name that is free,
+    /// here and at the remote.
+    pub(crate) async fn survey(
+        &self,
+        repository: &Repository,
+        branch: Option<&str>,
+    ) -> Result<Ground, Failure> {
+        self.check(repository).await?;
+        let lock = self.lock(repository);
+        let _one_at_a_time = lock.lock().await;
+        let path = Path::new(&repository.path);
+        let base = &repository.base_branch;
+        for name in [Some(base.as_str()), branch].into_iter().flatten() {
+            let full = format!("refs/heads/{name}");
+            if self
+                .call(path, &["check-ref-format", &full], LOCAL_MAX)
+                .await?
+                .code
+                != 0
+            {
+                return Err(invalid(format!(
+                    "`{name}` is not a name that a branch can have"
+                )));
+            }
+        }
+        let remote_base = format!("refs/remotes/origin/{base}");
+        let refspec = format!("+refs/heads/{base}:{remote_base}");
+        let said = self
+            .remote(path, &["fetch", "--quiet", "--no-tags", "origin", &refspec])
+            .await?;
+        if said.code != 0 {
+            return Err(self.unreachable(repository, base, &said));
+        }
+        let base_sha = self
+            .ask(
+                path,
+                &[
+                    "rev-parse",
+                    "--verify",
+                    &format!("{remote_base}^{{commit}}"),
+                ],
+            )
+            .await?;
+        let Some(branch) = branch else {
+            return Ok(Ground {
+                branch: None,
+                base_sha,
+            });
+        };
+        let taken = self.taken(path, branch).await?;
+        let branch = candidates(branch).find(|it| !taken.contains(it)).ok_or_else(|| {
+            invalid(format!(
+                "the branch `{branch}` and all its numbered names are taken: delete some of them"
+            ))
+        })?;
+        Ok(Ground {
+            branch: Some(branch),
+            base_sha,
+        })
+    }
+
+    /// Makes the worktree; what a broken attempt at it left is cleared away.
+    pub(crate) async fn make(
+        &self,
+        repository: &Repository,
+        worktree: &Path,
+        ground: &Ground,
+    ) -> Result<(), Failure> {
+        self.remove(repository, worktree).await;
+        let lock = self.lock(repository);
+        let _one_at_a_time = lock.lock().await;
+        if let Some(folder) = worktree.parent() {
+            std::fs::create_dir_all(folder).map_err(|error| {
+                invalid(format!(
+                    "the folder `{}` for worktrees cannot be made ({error}): correct \
+                     `workspaceBaseDir` in the configuration",
+                    folder.display()
+                ))
+            })?;
+        }
+        let place = worktree.to_string_lossy().into_owned();
+        let mut args = vec!["worktree", "add", "--quiet"];
+        match &ground.branch {
+            // The name was free when it was chosen: a branch of that name is our own beginning.
+            Some(branch) => args.extend(["--no-track", "-B", branch]),
+            None => args.push("--detach"),
+        }
+        args.extend([place.as_str(), ground.base_sha.as_str()]);
+        let said = self
+            .call(Path::new(&repository.path), &args, REMOTE_MAX)
+            .await?;
+        if said.code != 0 {
+            return Err(invalid(format!(
+                "no worktree can be made: {}",
+                said.complaint()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Removes a worktree; its branch stays.
+    pub(crate) async fn remove(&self, repository: &Repository, worktree: &Path) {
+        let lock = self.lock(repository);
+        let _one_at_a_time = lock.lock().await;
+        let path = Path::new(&repository.path);
+        let place = worktree.to_string_lossy().into_owned();
+        if worktree.exists() {
+            let args = ["worktree", "remove", "--force", "--force", &place];
+            let _ = self.call(path, &args, LOCAL_MAX).await;
+        }
+        if worktree.exists()
+            && let Err(error) = std::fs::remove_dir_all(worktree)
+        {
+            tracing::warn!(%error, worktree = %place, "a worktree could not be removed");
+        }
+        let _ = self.call(path, &["worktree", "prune"], LOCAL_MAX).await;
+    }
+
+    /// Deletes a local branch that nobody will come back to.
+    pub(crate) async fn forget_branch(&self, repository: &Repository, branch: &str) {
+        let _ = self
+            .call(
+                Path::new(&repository.path),
+                &["branch", "-D", "--", branch],
+                LOCAL_MAX,
+            )
+            .await;
+    }
+
+    /// Commits what is not committed. The head, if it holds any change over the base.
+    pub(crate) async fn take(
+        &self,
+        worktree: &Path,
+        base_sha: &str,
+        message: &str,
+    ) -> Result<Option<String>, Failure> {
+        self.ask(worktree, &["add", "--all"]).await?;
+        if !self
+            .same(worktree, &["diff", "--cached", "--quiet"])
+            .await?
+        {
+            let mut args = Vec::new();
+            let known = [
+                "-c",
+                "user.useConfigOnly=true",
+                "var",
+                "GIT_COMMITTER_IDENT",
+            ];
+            let name = format!("user.name={AUTHOR_NAME}");
+            let email = format!("user.email={AUTHOR_EMAIL}");
+            if self.call(worktree, &known, LOCAL_MAX).await?.code != 0 {
+                args.extend(["-c", &name, "-c", &email]);
+            }
+            args.extend(["commit", "--quiet", "--no-verify", "--message", message]);
+            self.ask(worktree, &args).await?;
+        }
+        let head = self
+            .ask(worktree, &["rev-parse", "--verify", "HEAD^{commit}"])
+            .await?;
+        // Commits that come to nothing are no change either.
+        let changed = head != base_sha
+            && !self
+                .same(worktree, &["diff", "--quiet", base_sha, &head])
+                .await?;
+        Ok(changed.then_some(head))
+    }
+
+    /// Pushes a commit under a branch name that is ours alone; the name in the end.
+    pub(crate) async fn push(
+        &self,
+        worktree: &Path,
+        sha: &str,
+        base_sha: &str,
+        branch: &str,
+    ) -> Result<String, Failure> {
+        for branch in candidates(branch) {
+            let full = format!("refs/heads/{branch}");
+            let said = self
+                .remote(worktree, &["ls-remote", "origin", &full])
+                .await?;
+            if said.code != 0 {
+                return Err(push_failed(&said));
+            }
+            let there = said
+                .out
+                .lines()
+                .filter_map(|line| line.split_once('\t'))
+                .find(|(_, name)| *name == full)
+                .map(|(there, _)| there.to_owned());
+            match there.as_deref() {
+                Some(there) if there == sha => return Ok(branch),
+                Some(there) if !self.on_the_way(worktree, base_sha, there, sha).await? => continue,
+                Some(_) | None => {}
+            }
+            // Only if the name still is what we have just seen: absent, or our own.
+            let lease = format!(
+                "--force-with-lease={full}:{}",
+                there.as_deref().unwrap_or_default()
+            );
+            let refspec = format!("{sha}:{full}");
+            let args = ["push", "--quiet", "--no-verify", &lease, "origin", &refspec];
+            let said = self.remote(worktree, &args).await?;
+            if said.code == 0 {
+                return Ok(branch);
+            }
+            if !said.err.contains("stale info") && !said.err.contains("already exists") {
+                return Err(push_failed(&said));
+            }
+        }
+        Err(invalid(format!(
+            "the branch `{branch}` and all its numbered names are taken"
+        )))
+    }
+
+    /// Is `there` one of the commits between the base and `sha`? Then the agent
+    /// itself has pushed it.
+    async fn on_the_way(
+        &self,
+        worktree: &Path,
+        base_sha: &str,
+        there: &str,
+        sha: &str,
+    ) -> Result<bool, Failure> {
+        let before = |a: String, b: String| async move {
+            let args = ["merge-base", "--is-ancestor", &a, &b];
+            Ok::<bool, Failure>(self.call(worktree, &args, LOCAL_MAX).await?.code == 0)
+        };
+        Ok(before(there.into(), sha.into()).await?
+            && !before(there.into(), base_sha.into()).await?)
+    }
+
+    /// The names like `branch` that exist here or at the remote.
+    async fn taken(&self, path: &Path, branch: &str) -> Result<BTreeSet<String>, Failure> {
+        let full = format!("refs/heads/{branch}");
+        let numbered = format!("{full}-*");
+        let there = self
+            .remote(path, &["ls-remote", "--heads", "origin", &full, &numbered])
+            .await?;
+        if there.code != 0 {
+            return Err(push_failed(&there));
+        }
+        let here = self
+            .ask(
+                path,
+                &["for-each-ref", "--format=x\t%(refname)", &full, &numbered],
+            )
+            .await?;
+        Ok(there
+            .out
+            .lines()
+            .chain(here.lines())
+            .filter_map(|line| line.split_once('\t')?.1.strip_prefix("refs/heads/"))
+            .map(str::to_owned)
+            .collect())
+    }
+
+    fn unreachable(&self, repository: &Repository, base: &str, said: &Said) -> Failure {
+        let (id, path) = (&repository.id, &repository.path);
+        if said.err.contains("couldn't find remote ref") {
+            return invalid(format!(
+                "the remote of the repository `{id}` has no branch `{base}`: correct \
+                 `baseBranch` in the configuration"
+            ));
+        }
+        Failure {
+            class: FailureClass::Outage,
+            message: format!(
+                "the remote of the repository `{id}` cannot be reached ({}): see that `git -C \
+                 {path} fetch origin` works on the runner's machine",
+                said.complaint()
+            ),
+        }
+    }
+
+    fn lock(&self, repository: &Repository) -> Arc<Mutex<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(locks.entry(PathBuf::from(&repository.path)).or_default())
+    }
+
+    /// A call whose exit code 1 means "they differ".
+    async fn same(&self, folder: &Path, args: &[&str]) -> Result<bool, Failure> {
+        let said = self.call(folder, args, LOCAL_MAX).await?;
+        match said.code {
+            0 => Ok(true),
+            1 => Ok(false),
+            _ => Err(said.failure(args)),
+        }
+    }
+
+    /// A call that must succeed; what it prints, trimmed.
+    async fn ask(&self, folder: &Path, args: &[&str]) -> Result<String, Failure> {
+        let said = self.call(folder, args, LOCAL_MAX).await?;
+        if said.code == 0 {
+            Ok(said.out.trim().to_owned())
+        } else {
+            Err(said.failure(args))
+        }
+    }
+
+    /// A call over the network, more than once if the network is to blame.
+    async fn remote(&self, folder: &Path, args: &[&str]) -> Result<Said, Failure> {
+        let mut pause = REMOTE_PAUSE;
+        let mut tries = 1;
+        loop {
+            let said = self.call(folder, args, REMOTE_MAX).await?;
+            // 128: git could not even talk to the other side.
+            if said.code != 128 || said.final_word() || tries == REMOTE_TRIES_MAX {
+                return Ok(said);
+            }
+            tries += 1;
+            sleep(pause).await;
+            pause *= 2;
+        }
+    }
+
+    async fn call(&self, folder: &Path, args: &[&str], limit: Duration) -> Result<Said, Failure> {
+        let verb = args
+            .iter()
+            .find(|it| !it.starts_with('-') && !it.contains('='))
+            .unwrap_or(&"");
+        let mut command = Command::new("git");
+        command
+            .args(OVERRIDES)
+            .args(args)
+            .current_dir(folder)
+            .env_clear()
+            .envs(&self.env)
+            // Nobody is there to answer a question: it is refused, not waited for.
+            .envs([
+                ("GIT_TERMINAL_PROMPT", "0"),
+                ("SSH_ASKPASS_REQUIRE", "force"),
+            ])
+            .envs([
+                ("SSH_ASKPASS", "false"),
+                ("GIT_EDITOR", "true"),
+                ("LC_ALL", "C"),
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        let child = command.spawn().map_err(|error| {
+            invalid(format!(
+                "git cannot be started on the runner's machine ({error}): install git, and see \
+                 that it is on the PATH"
+            ))
+        })?;
+        let group = child.id().and_then(|it| i32::try_from(it).ok());
+        let output = match timeout(limit, child.wait_with_output()).await {
+            Ok(output) => output.map_err(|error| outage(format!("git {verb}: {error}")))?,
+            Err(_) => {
+                if let Some(group) = group {
+                    process::signal_group(group, Signal::KILL);
+                }
+                let seconds = limit.as_secs();
+                return Err(outage(format!(
+                    "git {verb} did not end within {seconds} seconds"
+                )));
+            }
+        };
+        Ok(Said {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: redact(&String::from_utf8_lossy(&output.stderr)),
+        })
+    }
+}
+
+impl Said {
+    fn complaint(&self) -> String {
+        clip(self.err.trim(), SAID_BYTES_MAX)
+    }
+
+    /// Asking again would bring the same answer.
+    fn final_word(&self) -> bool {
+        [
+            "couldn't find remote ref",
+            "Authentication failed",
+            "Permission denied",
+            "not found",
+            "does not appear to be a git repository",
+        ]
+        .iter()
+        .any(|it| self.err.contains(it))
+    }
+
+    fn failure(&self, args: &[&str]) -> Failure {
+        let verb = args
+            .iter()
+            .find(|it| !it.starts_with('-') && !it.contains('='))
+            .unwrap_or(&"");
+        Failure {
+            class: FailureClass::Agent,
+            message: format!("git {verb} failed in the worktree: {}", self.complaint()),
+        }
+    }
+}
+
+fn push_failed(said: &Said) -> Failure {
+    outage(format!(
+        "the branch cannot be pushed ({}): see that the runner's machine may push to the \
+         repository's `origin`",
+        said.complaint()
+    ))
+}
+
+fn invalid(message: String) -> Failure {
+    Failure {
+        class: FailureClass::Invalid,
+        message,
+    }
+}
+
+fn outage(message: String) -> Failure {
+    Failure {
+        class: FailureClass::Outage,
+        message,
+    }
+}
+
+/// `branch`, `branch-2`, `branch-3`, …
+fn candidates(branch: &str) -> impl Iterator<Item = String> {
+    let numbered = (2..=BRANCH_SUFFIX_MAX).map(move |n| format!("{branch}-{n}"));
+    std::iter::once(branch.to_owned()).chain(numbered)
+}
+
+/// Takes passwords out of the URLs in a text.
+fn redact(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut clean = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        clean.push_str("://");
+        let end = part
+            .find(|c: char| c == '/' || c.is_whitespace())
+            .unwrap_or(part.len());
+        match part[..end].rfind('@') {
+            Some(at) => {
+                clean.push_str("***");
+                clean.push_str(&part[at..]);
+            }
+            None => clean.push_str(part),
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_in_a_url_is_not_told() {
+        assert_eq!(
+            redact(
+                "fatal: 'https://x:ghp_1@h.example/o/r.git/' and ssh://git@h/o: no https://h/@a"
+            ),
+            "fatal: 'https://***@h.example/o/r.git/' and ssh://***@h/o: no https://h/@a"
+        );
+        assert_eq!(redact("plain"), "plain");
+    }
+
+    #[test]
+    fn a_taken_name_gets_a_number() {
+        let names: Vec<String> = candidates("a/b").take(3).collect();
+        assert_eq!(names, ["a/b", "a/b-2", "a/b-3"]);
+    }
+}
