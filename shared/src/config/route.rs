@@ -1,0 +1,302 @@
+//! Which repository an issue belongs to, and which rules hold for it there.
+//! The order of precedence is Cyrus's; where Cyrus would guess, the author is
+//! asked to say it.
+
+use super::repository::LabelPrompt;
+use super::{ModeTools, RepositorySettings, Settings, tools};
+use crate::issue::{AgentPolicy, Brief, Policy, Repository, TaskKind, clip};
+use crate::ports::Policies;
+
+/// The longest name or branch of a tag, in bytes.
+const TAG_BYTES_MAX: usize = 200;
+/// Works without any configuration.
+const ORCHESTRATOR_LABEL: &str = "orchestrator";
+const BUG_LABEL: &str = "bug";
+/// Linear's own tools, allowed wherever an agent is given MCP servers.
+const LINEAR_TOOLS: &str = "mcp__linear";
+
+impl Policies for Settings {
+    fn policy(&self, brief: &Brief) -> Result<Policy, String> {
+        let (repository, branch) = self.route(brief)?;
+        let prompt = prompt(repository, &lower(&brief.labels));
+        let mode = prompt.map(|name| kind(name));
+        let slug = match (&repository.slug, mode) {
+            (Some(slug), _) => slug.clone(),
+            // Its answer goes to Linear, no forge is needed.
+            (None, Some(TaskKind::Scoper)) => String::new(),
+            (None, _) => {
+                return Err(format!(
+                    "repository `{}` has no `githubUrl`, and its clone at {} has no origin that \
+                     tells it: add the key in {}",
+                    repository.id,
+                    repository.path.display(),
+                    self.place
+                ));
+            }
+        };
+        Ok(Policy {
+            repository: Repository {
+                id: repository.id.clone(),
+                path: repository.path.to_string_lossy().into_owned(),
+                workspace_dir: repository.workspace_dir.to_string_lossy().into_owned(),
+                base_branch: branch.unwrap_or_else(|| repository.base_branch.clone()),
+                slug,
+            },
+            planning: self.planning.mode,
+            mode,
+            bug: brief
+                .labels
+                .iter()
+                .any(|it| it.trim().eq_ignore_ascii_case(BUG_LABEL)),
+            strategy: self.strategy,
+            merge: repository.merge,
+            method: repository.method,
+            required_checks: repository.required_checks.clone(),
+            check_grace_seconds: repository.check_grace_seconds,
+            tasks_max: self.planning.tasks_max,
+            parallel_max: self.limits.parallel_max,
+            attempts_max: self.limits.attempts_max,
+            task_timeout_seconds: self.limits.task_timeout_seconds,
+            cost_per_run: self.costs.per_run,
+            cost_per_task_max: self.costs.per_task_max,
+            cost_per_issue_max: self.costs.per_issue_max,
+            verbosity: self.verbosity,
+            agent: self.agent(repository, prompt),
+        })
+    }
+}
+
+impl Settings {
+    /// The repository of an issue, and the base branch that its author asks for.
+    fn route(&self, brief: &Brief) -> Result<(&RepositorySettings, Option<String>), String> {
+        let active: Vec<&RepositorySettings> =
+            self.repositories.iter().filter(|it| it.active).collect();
+        if active.is_empty() {
+            return Err(format!(
+                "no repository is configured: add one to `repositories` in {}",
+                self.place
+            ));
+        }
+        if let Some(tag) = tag(&brief.description) {
+            let repository = tagged(&active, &tag)?;
+            return Ok((repository, branch(&tag)?));
+        }
+        if let Some(repository) = labelled(&active, &lower(&brief.labels))? {
+            return Ok((repository, None));
+        }
+        let prefix = brief
+            .identifier
+            .rsplit_once('-')
+            .map_or("", |(prefix, _)| prefix);
+        let has = |keys: &[String], key: &str| {
+            !key.is_empty() && keys.iter().any(|it| it.trim().eq_ignore_ascii_case(key))
+        };
+        let project = brief.project.as_deref().unwrap_or_default().trim();
+        let first =
+            |fits: &dyn Fn(&RepositorySettings) -> bool| active.iter().copied().find(|it| fits(it));
+        let found = first(&|it| has(&it.project_keys, project))
+            .or_else(|| first(&|it| has(&it.team_keys, &brief.team_key)))
+            .or_else(|| first(&|it| has(&it.team_keys, prefix)))
+            .or_else(|| {
+                first(&|it| {
+                    it.project_keys.is_empty()
+                        && it.team_keys.is_empty()
+                        && it.routing_labels.is_empty()
+                })
+            });
+        match (found, active.as_slice()) {
+            (Some(repository), _) => Ok((repository, None)),
+            (None, [only]) => Ok((only, None)),
+            (None, _) => Err(format!(
+                "no repository serves team `{}`: add it to the `teamKeys` of a repository in {}, \
+                 or write `[repo=NAME]` into the description; there are {}",
+                clip(&brief.team_key, TAG_BYTES_MAX),
+                self.place,
+                names(&active)
+            )),
+        }
+    }
+
+    /// How agents run: the label's prompt in this repository, else the prompt's
+    /// defaults, else the repository, else everywhere, else the safe preset.
+    fn agent(&self, repository: &RepositorySettings, prompt: Option<&str>) -> AgentPolicy {
+        let defaults = &self.agents;
+        let of_label = prompt
+            .and_then(|it| repository.label_prompts.get(it))
+            .map(|it| &it.tools);
+        let of_prompt = prompt.and_then(|it| defaults.by_mode.get(it));
+        let by_prompt: Vec<&ModeTools> = of_label.into_iter().chain(of_prompt).collect();
+        let mut allowed = by_prompt
+            .iter()
+            .find_map(|it| it.allowed.clone())
+            .or_else(|| repository.allowed_tools.clone())
+            .or_else(|| defaults.allowed_tools.clone())
+            .unwrap_or_else(tools::safe);
+        let disallowed = by_prompt
+            .iter()
+            .find_map(|it| it.disallowed.clone())
+            .or_else(|| repository.disallowed_tools.clone())
+            .unwrap_or_else(|| defaults.disallowed_tools.clone());
+        let mut mcp = Vec::new();
+        if self.features.use_mcp_servers {
+            mcp.extend(repository.mcp.iter().cloned());
+            // A repository with tools of its own is left alone.
+            if repository.allowed_tools.is_none() {
+                mcp.extend(defaults.mcp.iter().cloned());
+            }
+        }
+        if !mcp.is_empty() && !allowed.iter().any(|it| it == LINEAR_TOOLS) {
+            allowed.push(LINEAR_TOOLS.to_owned());
+        }
+        let or = |own: &Option<String>, default: &Option<String>| own.clone().or(default.clone());
+        AgentPolicy {
+            model: or(&repository.model, &defaults.model),
+            fallback_model: or(&repository.fallback_model, &defaults.fallback_model),
+            allowed_tools: allowed,
+            disallowed_tools: disallowed,
+            mcp,
+            append_instruction: repository.append_instruction.clone(),
+        }
+    }
+}
+
+/// The prompt that the labels ask for, by Cyrus's name: first stacked
+/// orchestration, then the more special mode before the more general.
+fn prompt(repository: &RepositorySettings, labels: &[String]) -> Option<&'static str> {
+    let any = |wanted: &[String]| lower(wanted).iter().any(|it| labels.contains(it));
+    let asks_for = |mode: &str| {
+        let configured = repository
+            .label_prompts
+            .get(mode)
+            .map(|LabelPrompt { labels, .. }| labels);
+        configured.is_some_and(|it| any(it))
+            || (mode == ORCHESTRATOR_LABEL && labels.iter().any(|it| it == ORCHESTRATOR_LABEL))
+    };
+    let stacked = any(&repository.graphite_labels) && asks_for("orchestrator");
+    if stacked {
+        return Some("graphite-orchestrator");
+    }
+    super::file::MODES.into_iter().find(|mode| asks_for(mode))
+}
+
+fn kind(prompt: &str) -> TaskKind {
+    match prompt {
+        "debugger" => TaskKind::Debugger,
+        "builder" => TaskKind::Builder,
+        "scoper" => TaskKind::Scoper,
+        _ => TaskKind::Orchestrator,
+    }
+}
+
+/// What stands in `[repo=…]` or `[repos=…]`, or after a bare `repos=`. Linear
+/// escapes brackets that are no link.
+fn tag(description: &str) -> Option<String> {
+    let text = description
+        .replace("\\[", "[")
+        .replace("\\]", "]")
+        .replace("\\_", "_");
+    let bracketed = text.split('[').skip(1).find_map(|rest| {
+        let (inside, _) = rest.split_once(']')?;
+        let value = inside
+            .strip_prefix("repos=")
+            .or_else(|| inside.strip_prefix("repo="))?;
+        Some(value.trim().to_owned())
+    });
+    let bare = || {
+        text.split_whitespace()
+            .find_map(|word| word.strip_prefix("repos=").map(str::to_owned))
+    };
+    bracketed.or_else(bare).filter(|it| !it.is_empty())
+}
+
+fn tagged<'a>(
+    active: &[&'a RepositorySettings],
+    tag: &str,
+) -> Result<&'a RepositorySettings, String> {
+    let name = tag.split_once('#').map_or(tag, |(name, _)| name).trim();
+    let shown = clip(name, TAG_BYTES_MAX);
+    if name.contains(',') {
+        return Err(format!(
+            "the description names several repositories (`{shown}`), but an issue is worked on in \
+             one: name one, and make sub-issues for the others"
+        ));
+    }
+    let is = |repository: &RepositorySettings| {
+        let slug = repository.slug.as_deref();
+        let last = slug
+            .and_then(|it| it.rsplit_once('/'))
+            .map(|(_, last)| last);
+        let of_url = crate::github::slug_of(name);
+        [
+            Some(repository.name.as_str()),
+            Some(&repository.id),
+            slug,
+            last,
+        ]
+        .into_iter()
+        .flatten()
+        .any(|it| it.eq_ignore_ascii_case(name) || of_url.as_deref() == Some(it))
+    };
+    active.iter().copied().find(|it| is(it)).ok_or_else(|| {
+        format!(
+            "the description names the repository `{shown}`, which is not configured; there are {}",
+            names(active)
+        )
+    })
+}
+
+/// The branch after `#`. It becomes an argument of git's, so it has to look like one.
+fn branch(tag: &str) -> Result<Option<String>, String> {
+    let Some((_, branch)) = tag.split_once('#') else {
+        return Ok(None);
+    };
+    let branch = branch.trim();
+    let good = branch.len() <= TAG_BYTES_MAX
+        && branch.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && branch
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_./+".contains(c))
+        && !["..", "//", "/."].iter().any(|it| branch.contains(it))
+        && ![".", "/", ".lock"].iter().any(|it| branch.ends_with(it));
+    if good {
+        return Ok(Some(branch.to_owned()));
+    }
+    Err(format!(
+        "the description names the branch `{}`, which is none: write `[repo=NAME#BRANCH]`",
+        clip(branch, TAG_BYTES_MAX)
+    ))
+}
+
+fn labelled<'a>(
+    active: &[&'a RepositorySettings],
+    labels: &[String],
+) -> Result<Option<&'a RepositorySettings>, String> {
+    let wanted = |it: &RepositorySettings| {
+        lower(&it.routing_labels)
+            .iter()
+            .any(|it| labels.contains(it))
+    };
+    let fitting: Vec<&RepositorySettings> =
+        active.iter().copied().filter(|it| wanted(it)).collect();
+    match fitting.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(one)),
+        several => Err(format!(
+            "the labels ask for several repositories ({}), but an issue is worked on in one: \
+             remove labels, or write `[repo=NAME]` into the description",
+            names(several)
+        )),
+    }
+}
+
+fn names(repositories: &[&RepositorySettings]) -> String {
+    let names: Vec<String> = repositories
+        .iter()
+        .map(|it| format!("`{}`", it.name))
+        .collect();
+    names.join(", ")
+}
+
+fn lower(labels: &[String]) -> Vec<String> {
+    labels.iter().map(|it| it.trim().to_lowercase()).collect()
+}
