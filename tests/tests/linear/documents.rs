@@ -129,7 +129,7 @@ fn documents() -> Vec<(String, String)> {
 
 /// Linear's own schema. Where its file is absent that is said past the capture
 /// of the test's output, and in CI it is a failure.
-fn linears() -> Option<&'static Valid<Schema>> {
+pub(crate) fn linears() -> Option<&'static Valid<Schema>> {
     let found = schema::found().expect("a schema that can be read");
     if found.is_none() {
         assert!(
@@ -137,7 +137,7 @@ fn linears() -> Option<&'static Valid<Schema>> {
             "CI has to have Linear's schema"
         );
         let said = format!(
-            "\nSKIPPED: Linear's schema is not here, so our documents were not held against it. \
+            "\nSKIPPED: Linear's schema is not here, so nothing was held against it. \
              Let {} name the file.\n",
             schema::VARIABLE
         );
