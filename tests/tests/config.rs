@@ -1,0 +1,945 @@
+//! The configuration, as its authors meet it: what loads, what is said about
+//! mistakes, what beats what, and which rules an issue falls under.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use shared::config::{self, Env, Loaded, Settings, StorePlace};
+use shared::issue::{
+    Brief, MergeMethod, MergeMode, Planning, Policy, Strategy, TaskKind, Verbosity,
+};
+use shared::ports::Policies;
+
+const CONTRACT: &str = include_str!("../fixtures/config/contract.json");
+const CYRUS: &str = include_str!("../fixtures/config/cyrus.json");
+
+#[test]
+fn every_key_of_ours_arrives() {
+    let Loaded { settings, warnings } = load(CONTRACT, &[]).expect("a good configuration");
+    assert_eq!(warnings, Vec::<String>::new());
+
+    let codegen = settings.codegen.as_ref().expect("a section");
+    assert_eq!(codegen.org_id.as_deref(), Some("123"));
+    assert_eq!(codegen.api_url, "https://api.codegen.com");
+    assert_eq!(settings.strategy, Strategy::HybridParallel);
+    assert_eq!(settings.costs.per_task_max, Some(1.5));
+    assert_eq!(settings.costs.per_day_max, Some(40.0));
+    assert_eq!(settings.costs.per_issue_max, Some(8.0));
+    assert_eq!(settings.costs.per_run, 0.35);
+    assert!(settings.features.parallel_execution && settings.features.use_mcp_servers);
+    assert!(!settings.features.enable_tracing);
+    assert_eq!(settings.planning.mode, Planning::Always);
+    assert_eq!(
+        (settings.planning.tasks_max, settings.planning.sub_issues),
+        (12, false)
+    );
+    assert_eq!(settings.limits.parallel_max, 7);
+    assert_eq!(settings.limits.attempts_max, 4);
+    assert_eq!(settings.limits.task_timeout_seconds, 90);
+    assert_eq!(settings.runner.concurrency, 3);
+    assert_eq!(settings.runner.heartbeat, Duration::from_secs(20));
+    assert_eq!(settings.runner.agent_env, ["CARGO_HOME"]);
+    assert_eq!(settings.verbosity, Verbosity::Verbose);
+
+    let repository = &settings.repositories[0];
+    assert_eq!(repository.path, Path::new("/home/ann/src/shop"));
+    assert_eq!(
+        repository.workspace_dir,
+        Path::new("/home/ann/worktrees/shop")
+    );
+    assert_eq!(repository.slug.as_deref(), Some("acme/shop"));
+    assert_eq!(
+        (repository.merge, repository.method),
+        (MergeMode::Auto, MergeMethod::Rebase)
+    );
+    assert_eq!(repository.required_checks, ["build", "test"]);
+    assert_eq!(repository.check_grace_seconds, 30);
+}
+
+#[test]
+fn without_our_keys_the_defaults_hold() {
+    let bare = repository(json!({}));
+    let settings = load(&bare, &[]).expect("a good configuration").settings;
+    assert_eq!(settings.strategy, Strategy::LocalOnly);
+    assert_eq!(settings.planning.mode, Planning::Labelled);
+    assert!(settings.codegen.is_none());
+    let costs = settings.costs;
+    assert_eq!(
+        (costs.per_task_max, costs.per_issue_max, costs.per_day_max),
+        (None, None, None)
+    );
+    assert_eq!(costs.per_run, 0.40);
+    assert_eq!(
+        (settings.planning.tasks_max, settings.planning.sub_issues),
+        (20, true)
+    );
+    let limits = settings.limits;
+    assert_eq!((limits.parallel_max, limits.attempts_max), (10, 3));
+    assert_eq!(limits.task_timeout_seconds, 120 * 60);
+    assert_eq!(settings.runner.concurrency, 2);
+    assert_eq!(settings.runner.heartbeat, Duration::from_secs(30));
+    assert_eq!(settings.runner.claude_bin, Path::new("claude"));
+    assert_eq!(settings.verbosity, Verbosity::Normal);
+    assert_eq!(
+        settings.store,
+        StorePlace::Sqlite("/home/ann/.cyrus/cyrus.db".into())
+    );
+    assert_eq!(settings.listen.to_string(), "127.0.0.1:3456");
+    assert_eq!(settings.poll, Duration::from_secs(10));
+    assert_eq!(settings.linear.api_url, "https://api.linear.app/graphql");
+    assert_eq!(settings.github.api_url, "https://api.github.com");
+    let repository = &settings.repositories[0];
+    assert_eq!(
+        (repository.merge, repository.method),
+        (MergeMode::Manual, MergeMethod::Squash)
+    );
+    assert_eq!(repository.check_grace_seconds, 60);
+
+    let with_section = with(json!({ "codegen": {} }));
+    let settings = load(&with_section, &[])
+        .expect("a good configuration")
+        .settings;
+    assert_eq!(settings.strategy, Strategy::HybridSmart);
+    assert_eq!(settings.planning.mode, Planning::Auto);
+    let costs = settings.costs;
+    assert_eq!(
+        (costs.per_task_max, costs.per_issue_max, costs.per_day_max),
+        (Some(1.0), Some(10.0), Some(50.0))
+    );
+}
+
+#[test]
+fn a_config_of_cyrus_loads_unchanged() {
+    let Loaded { settings, warnings } = load(CYRUS, &[]).expect("a good configuration");
+    assert_eq!(
+        warnings,
+        [
+            "`linearWorkspaceSlug` in config.json is deprecated: write it into `linearWorkspaces` as `linearWorkspaceSlug` of its workspace",
+            "`defaultModel` in config.json is deprecated: use `claudeDefaultModel`",
+            "`defaultFallbackModel` in config.json is deprecated: use `claudeDefaultFallbackModel`",
+            "`defaultAllowedTools` in config.json is deprecated: use `linearAllowedTools`",
+            "`repositories[].linearToken` in config.json is deprecated: it belongs into `linearWorkspaces`, from where it is read if it stands there",
+            "`repositories[].linearRefreshToken` in config.json is deprecated: it belongs into `linearWorkspaces`, from where it is read if it stands there",
+            "`repositories[].linearWorkspaceName` in config.json is deprecated: it belongs into `linearWorkspaces`, from where it is read if it stands there",
+            "`userAccessControl` in config.json: this version does not restrict who may start work; Linear does, by who may delegate issues to the app",
+        ]
+    );
+    assert_eq!(settings.strategy, Strategy::LocalOnly);
+    assert_eq!(settings.planning.mode, Planning::Labelled);
+    let workspace = &settings.linear.workspaces["workspace-1"];
+    assert_eq!(settings.linear.workspaces.len(), 1);
+    assert_eq!(workspace.name.as_deref(), Some("Acme"));
+    assert!(workspace.token.is_some() && workspace.refresh_token.is_some());
+    assert!(settings.linear.token().is_some());
+}
+
+#[test]
+fn a_mistake_is_told_with_key_place_and_remedy() {
+    let check = |keys: Value, expected: &str| {
+        let error = load(&with(keys.clone()), &[]).expect_err(expected);
+        assert_eq!(error.to_string(), expected, "{keys}");
+    };
+    check(
+        json!({ "codegen": { "strategy": "fast" } }),
+        "`codegen.strategy` in config.json: is `fast`, must be `local-only`, `cloud-only`, `hybrid-smart` or `hybrid-parallel`",
+    );
+    check(
+        json!({ "codegen": { "strategy": "cost-optimized" } }),
+        "`codegen.strategy` in config.json: `cost-optimized` comes with a later version; use `local-only`, `cloud-only`, `hybrid-smart` or `hybrid-parallel`",
+    );
+    check(
+        json!({ "codegen": { "enabled": "yes" } }),
+        "`codegen.enabled` in config.json: is a string, must be true or false",
+    );
+    check(
+        json!({ "codegen": { "enabled": false, "strategy": "cloud-only" } }),
+        "`codegen.enabled` in config.json: is false, but the strategy `cloud-only` runs everything there: enable it, or choose another strategy",
+    );
+    check(
+        json!({ "codegen": 7 }),
+        "`codegen` in config.json: is a number, must be an object",
+    );
+    check(
+        json!({ "codegen": { "maxCostPerDay": -1 } }),
+        "`codegen.maxCostPerDay` in config.json: is -1, must be a number from 0 to 100000",
+    );
+    check(
+        json!({ "limits": { "maxCostPerIssue": 1e300 } }),
+        &format!(
+            "`limits.maxCostPerIssue` in config.json: is {}, must be a number from 0 to 100000",
+            1e300
+        ),
+    );
+    check(
+        json!({ "codegen": { "maxCostPerTask": 0.5, "costPerRun": 0.6 } }),
+        "`codegen.costPerRun` in config.json: is 0.6, above what a task may cost (`maxCostPerTask`, 0.5): lower the one or raise the other",
+    );
+    check(
+        json!({ "codegen": { "maxCostPerTask": 0.3 } }),
+        "`codegen.costPerRun` in config.json: is 0.4 (the default), above what a task may cost (`maxCostPerTask`, 0.3): lower the one or raise the other",
+    );
+    check(
+        json!({ "limits": { "maxAttempts": 0 } }),
+        "`limits.maxAttempts` in config.json: is 0, must be a whole number from 1 to 100",
+    );
+    check(
+        json!({ "limits": { "maxAttempts": 2.5 } }),
+        "`limits.maxAttempts` in config.json: is 2.5, must be a whole number from 1 to 100",
+    );
+    check(
+        json!({ "limits": { "maxAttempts": "three" } }),
+        "`limits.maxAttempts` in config.json: is a string, must be a whole number from 1 to 100",
+    );
+    check(
+        json!({ "planning": { "approval": "over:5" } }),
+        "`planning.approval` in config.json: asks for approval over a cost, must be `never` (`always` and `over:USD` come with a later version)",
+    );
+    check(
+        json!({ "planning": { "mode": "labelled" } }),
+        "`planning.mode` in config.json: is `labelled`, must be `auto`, `always` or `never`",
+    );
+    check(
+        json!({ "runner": { "agentEnv": ["PATH", "LINEAR_API_TOKEN"] } }),
+        "`runner.agentEnv[1]` in config.json: `LINEAR_API_TOKEN` is a secret of Cyrus's own, which no agent may see: remove it",
+    );
+    check(
+        json!({ "codegen": { "apiToken": "ssm:codegen" } }),
+        "`codegen.apiToken` in config.json: names a secret in AWS (`ssm:`), which this build cannot read: it comes with the deployment to AWS; until then give `file:PATH` or the secret itself",
+    );
+    check(
+        json!({ "linearWorkspaces": { "w": {} } }),
+        "`linearWorkspaces.w.linearToken` in config.json: is missing, must be the workspace's access token",
+    );
+    check(
+        json!({ "repositories": {} }),
+        "`repositories` in config.json: is an object, must be an array of objects",
+    );
+    check(
+        json!({ "repositories": [{}] }),
+        "`repositories[0].repositoryPath` in config.json: is missing, must be a string that is not empty\n\
+         `repositories[0].id` in config.json: is missing, must be a string that is not empty\n\
+         `repositories[0].name` in config.json: is missing, must be a string that is not empty\n\
+         `repositories[0].baseBranch` in config.json: is missing, must be a string that is not empty",
+    );
+
+    let check_repository = |keys: Value, expected: &str| {
+        let error = load(&repository(keys.clone()), &[]).expect_err(expected);
+        assert_eq!(error.to_string(), expected, "{keys}");
+    };
+    check_repository(
+        json!({ "merge": { "mode": "yolo" } }),
+        "`repositories[0].merge.mode` in config.json: is `yolo`, must be `auto` or `manual`",
+    );
+    check_repository(
+        json!({ "validate": 3 }),
+        "`repositories[0].validate` in config.json: is a number, must be an object",
+    );
+    check_repository(
+        json!({ "githubUrl": "shop" }),
+        "`repositories[0].githubUrl` in config.json: must be like `https://github.com/OWNER/NAME`",
+    );
+    check_repository(
+        json!({ "labelPrompts": { "builder": "Feature" } }),
+        "`repositories[0].labelPrompts.builder` in config.json: is a string, must be an array of labels or an object with `labels`",
+    );
+
+    let error = load("{ \"repositories\": [", &[]).expect_err("no JSON");
+    assert!(
+        error
+            .to_string()
+            .starts_with("config.json: is not the JSON it should be: "),
+        "{error}"
+    );
+    let error = load("[]", &[]).expect_err("no object");
+    assert_eq!(
+        error.to_string(),
+        "config.json: is an array, must be an object"
+    );
+    let error = load("{}", &[]).expect_err("no repositories");
+    let expected =
+        "`repositories` in config.json: is missing, must be an array of objects (it may be empty)";
+    assert_eq!(error.to_string(), expected);
+    let twice = json!([
+        { "id": "a", "name": "a", "repositoryPath": "/a", "baseBranch": "main" },
+        { "id": "a", "name": "b", "repositoryPath": "/b", "baseBranch": "main" },
+    ]);
+    check(
+        json!({ "repositories": twice }),
+        "`repositories[1].id` in config.json: `a` is used twice, each repository needs its own",
+    );
+}
+
+#[test]
+fn an_organisation_that_is_no_number_is_kept() {
+    for (value, expected) in [
+        (json!("acme"), "acme"),
+        (json!("42"), "42"),
+        (json!(42), "42"),
+    ] {
+        let settings = load(&with(json!({ "codegen": { "orgId": value } })), &[]);
+        let codegen = settings
+            .expect("no error")
+            .settings
+            .codegen
+            .expect("a section");
+        assert_eq!(codegen.org_id.as_deref(), Some(expected));
+    }
+}
+
+#[test]
+fn an_unknown_key_is_told_with_the_nearest_known_one() {
+    let check = |text: String, expected: &[&str]| {
+        assert_eq!(load(&text, &[]).expect("only warnings").warnings, expected);
+    };
+    check(
+        with(json!({ "limits": { "maxAtempts": 3 } })),
+        &[
+            "`limits.maxAtempts` in config.json: unknown key, ignored; the nearest known key is `limits.maxAttempts`",
+        ],
+    );
+    check(
+        with(json!({ "codgen": { "enabled": true } })),
+        &["`codgen` in config.json: unknown key, ignored; the nearest known key is `codegen`"],
+    );
+    check(
+        repository(json!({ "merge": { "metod": "squash" } })),
+        &[
+            "`repositories[0].merge.metod` in config.json: unknown key, ignored; the nearest known key is `repositories[0].merge.method`",
+        ],
+    );
+    check(with(json!({ "codegen": { "enabled": null } })), &[]);
+}
+
+#[test]
+fn a_guard_that_is_not_kept_yet_leaves_the_merge_to_a_person() {
+    for (keys, named) in [
+        (
+            json!({ "merge": { "mode": "auto", "requireApproval": true } }),
+            "merge.requireApproval",
+        ),
+        (
+            json!({ "merge": { "mode": "auto", "protectedPaths": ["db/**"] } }),
+            "merge.protectedPaths",
+        ),
+        (
+            json!({ "merge": { "mode": "auto" }, "validate": { "commands": ["make"] } }),
+            "validate.commands",
+        ),
+        (
+            json!({ "merge": { "mode": "auto" }, "validate": { "reviewer": true } }),
+            "validate.reviewer",
+        ),
+    ] {
+        let loaded = load(&repository(keys), &[]).expect("only a warning");
+        assert_eq!(loaded.settings.repositories[0].merge, MergeMode::Manual);
+        let expected = format!(
+            "`repositories[0].{named}` in config.json comes with a later version; until then a person merges in this repository"
+        );
+        assert_eq!(loaded.warnings, [expected]);
+    }
+}
+
+#[test]
+fn a_variable_beats_the_file() {
+    let variables = [
+        ("CYRUS_STRATEGY", "cloud-only"),
+        ("CYRUS_MAX_COST_PER_TASK", "3.5"),
+        ("CYRUS_MAX_COST_PER_ISSUE", "30"),
+        ("CYRUS_MAX_COST_PER_DAY", "300"),
+        ("CYRUS_STORE", "sqlite:~/store.db"),
+        ("CYRUS_LISTEN", "127.0.0.1:4000"),
+        ("CYRUS_SERVER_PORT", "5000"),
+        ("CYRUS_PUBLIC_URL", "https://cyrus.example.com/"),
+        ("CYRUS_BASE_URL", "https://older.example.com"),
+        ("CYRUS_POLL_SECONDS", "0.5"),
+        ("CODEGEN_ORG_ID", "77"),
+        ("CODEGEN_API_URL", "http://127.0.0.1:9/"),
+        ("LINEAR_API_URL", "http://127.0.0.1:9/graphql"),
+        ("GITHUB_API_URL", "http://127.0.0.1:9/api/v3"),
+        ("CLAUDE_BIN", "~/bin/claude"),
+    ];
+    let settings = load(CONTRACT, &variables)
+        .expect("a good configuration")
+        .settings;
+    assert_eq!(settings.strategy, Strategy::CloudOnly);
+    let costs = settings.costs;
+    assert_eq!(
+        (costs.per_task_max, costs.per_issue_max, costs.per_day_max),
+        (Some(3.5), Some(30.0), Some(300.0))
+    );
+    assert_eq!(
+        settings.store,
+        StorePlace::Sqlite("/home/ann/store.db".into())
+    );
+    assert_eq!(settings.listen.port(), 4000);
+    assert_eq!(
+        settings.public_url.as_deref(),
+        Some("https://cyrus.example.com")
+    );
+    assert_eq!(settings.poll, Duration::from_millis(500));
+    let codegen = settings.codegen.expect("a section");
+    assert_eq!(codegen.org_id.as_deref(), Some("77"));
+    assert_eq!(codegen.api_url, "http://127.0.0.1:9");
+    assert_eq!(settings.linear.api_url, "http://127.0.0.1:9/graphql");
+    assert_eq!(settings.github.api_url, "http://127.0.0.1:9/api/v3");
+    assert_eq!(
+        settings.runner.claude_bin,
+        Path::new("/home/ann/bin/claude")
+    );
+
+    let older = [
+        ("CYRUS_SERVER_PORT", "5000"),
+        ("CYRUS_BASE_URL", "https://older.example.com"),
+    ];
+    let settings = load(CONTRACT, &older)
+        .expect("a good configuration")
+        .settings;
+    assert_eq!(settings.listen.to_string(), "127.0.0.1:5000");
+    assert_eq!(
+        settings.public_url.as_deref(),
+        Some("https://older.example.com")
+    );
+}
+
+#[test]
+fn of_two_limits_in_the_file_the_lower_holds() {
+    for (codegen, limits, expected) in [(5.0, 2.0, 2.0), (2.0, 5.0, 2.0)] {
+        let text = with(json!({
+            "codegen": { "maxCostPerDay": codegen }, "limits": { "maxCostPerDay": limits },
+        }));
+        let settings = load(&text, &[]).expect("a good configuration").settings;
+        assert_eq!(settings.costs.per_day_max, Some(expected));
+    }
+    let text = with(json!({ "limits": { "maxCostPerTask": 0.25 } }));
+    let settings = load(&text, &[]).expect("a good configuration").settings;
+    assert_eq!(settings.costs.per_task_max, Some(0.25));
+    assert_eq!(settings.costs.per_run, 0.25);
+}
+
+#[test]
+fn a_wrong_variable_is_told_by_its_name() {
+    for (name, value, expected) in [
+        (
+            "CYRUS_MAX_COST_PER_DAY",
+            "NaN",
+            "is NaN, must be a number from 0 to 100000",
+        ),
+        (
+            "CYRUS_MAX_COST_PER_DAY",
+            "much",
+            "is no number, must be a number from 0 to 100000",
+        ),
+        (
+            "CYRUS_POLL_SECONDS",
+            "0",
+            "is 0, must be a number from 0.05 to 3600",
+        ),
+        (
+            "CYRUS_LISTEN",
+            "here",
+            "must be an address and a port, like `127.0.0.1:3456`",
+        ),
+        (
+            "CYRUS_SERVER_PORT",
+            "70000",
+            "must be a port, a number up to 65535",
+        ),
+        (
+            "CYRUS_STORE",
+            "postgres:x",
+            "must be `sqlite:PATH` or `dynamodb:TABLE`",
+        ),
+        (
+            "GITHUB_API_URL",
+            "github",
+            "must be an address that begins with `https://` or `http://`",
+        ),
+        (
+            "CYRUS_LISTEN",
+            "0.0.0.0:80",
+            "is 0.0.0.0:80, which others can reach, and CYRUS_API_TOKEN is not set: set it, or listen on 127.0.0.1",
+        ),
+        (
+            "CYRUS_STRATEGY",
+            "x",
+            "is `x`, must be `local-only`, `cloud-only`, `hybrid-smart` or `hybrid-parallel`",
+        ),
+    ] {
+        let error = load(CONTRACT, &[(name, value)]).expect_err(expected);
+        assert_eq!(
+            error.to_string(),
+            format!("`{name}` in the environment: {expected}")
+        );
+    }
+    let open = [
+        ("CYRUS_LISTEN", "0.0.0.0:80"),
+        ("CYRUS_API_TOKEN", "api-secret"),
+    ];
+    load(CONTRACT, &open).expect("with a token it may");
+}
+
+#[test]
+fn the_place_is_the_flag_then_the_variables_then_the_home() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, per_task: f64| {
+        let path = folder.path().join(name);
+        let text = with(json!({ "codegen": { "maxCostPerTask": per_task } }));
+        std::fs::write(&path, text).expect("a file");
+        path
+    };
+    let flag = file("flag.json", 1.0);
+    let variable = file("variable.json", 2.0);
+    let text = with(json!({ "codegen": { "maxCostPerTask": 3.0 } }));
+    let home = folder.path().to_string_lossy().into_owned();
+    let cost = |env: &Env, config: Option<&Path>| {
+        let settings = config::load(env, None, config)
+            .expect("a good configuration")
+            .settings;
+        settings.costs.per_task_max
+    };
+    let mut env: Env = [("CYRUS_HOME", home.as_str())].into_iter().collect();
+    let nothing = config::load(&env, None, None).expect("no file is no error");
+    assert_eq!(nothing.settings.repositories.len(), 0);
+    assert_eq!(
+        nothing.warnings,
+        [format!(
+            "there is no {home}/config.json: no repository is configured"
+        )]
+    );
+
+    file("config.json", 4.0);
+    assert_eq!(cost(&env, None), Some(4.0));
+    env.0.insert("CYRUS_CONFIG_JSON".into(), text);
+    assert_eq!(cost(&env, None), Some(3.0));
+    env.0.insert(
+        "CYRUS_CONFIG".into(),
+        variable.to_string_lossy().into_owned(),
+    );
+    assert_eq!(cost(&env, None), Some(2.0));
+    assert_eq!(cost(&env, Some(&flag)), Some(1.0));
+
+    let absent = folder.path().join("absent.json");
+    let error = config::load(&env, None, Some(&absent)).expect_err("it was asked for");
+    assert!(
+        error.to_string().contains("absent.json: cannot be read"),
+        "{error}"
+    );
+    let homeless = config::load(&Env::default(), None, None).expect_err("no home");
+    let expected = "`CYRUS_HOME` in the environment: is not set, nor is HOME: say where the home folder is, by it or by `--home`";
+    assert_eq!(homeless.to_string(), expected);
+}
+
+#[test]
+fn a_secret_may_lie_in_a_file_and_is_never_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("token"), "file-secret\n").expect("a file");
+    let by_variable = format!("file:{}", folder.path().join("token").display());
+    let secrets = [
+        ("LINEAR_API_TOKEN", by_variable.as_str()),
+        ("LINEAR_WEBHOOK_SECRET", "webhook-secret"),
+        ("LINEAR_CLIENT_ID", "client"),
+        ("LINEAR_CLIENT_SECRET", "client-secret"),
+        ("GITHUB_TOKEN", "github-secret"),
+        ("GITHUB_WEBHOOK_SECRET", "github-webhook-secret"),
+        ("GITHUB_APP_ID", "1"),
+        ("GITHUB_APP_INSTALLATION_ID", "2"),
+        ("GITHUB_APP_PRIVATE_KEY", "key-secret"),
+        ("CODEGEN_WEBHOOK_SECRET", "codegen-webhook-secret"),
+        ("CYRUS_API_TOKEN", "api-secret"),
+        ("CYRUS_RUNNER_TOKEN", "runner-secret"),
+    ];
+    let env: Env = secrets.into_iter().collect();
+    assert!(!format!("{env:?}").contains("secret\""), "{env:?}");
+    let text = CONTRACT.replace("codegen-secret", "file:token");
+    let loaded = config::parse(
+        &text,
+        "config.json",
+        Some(folder.path()),
+        &env,
+        Path::new("/home/ann/.cyrus"),
+    );
+    let loaded = loaded.expect("a good configuration");
+    let exposed = |secret: Option<&config::Secret>| {
+        use secrecy::ExposeSecret;
+        secret.map(|it| it.0.expose_secret().to_owned())
+    };
+    let settings = &loaded.settings;
+    assert_eq!(
+        exposed(settings.linear.token()).as_deref(),
+        Some("file-secret")
+    );
+    let codegen = settings.codegen.as_ref().expect("a section");
+    assert_eq!(
+        exposed(codegen.token.as_ref()).as_deref(),
+        Some("file-secret")
+    );
+    assert!(settings.linear.client.is_some() && settings.github.app.is_some());
+
+    let shown = format!("{loaded:#?}");
+    assert!(shown.contains("***"), "{shown}");
+    for word in shown.split(|c: char| !(c.is_alphanumeric() || c == '-')) {
+        assert!(!word.ends_with("-secret"), "{word} in {shown}");
+    }
+
+    let missing = load(CONTRACT, &[("GITHUB_TOKEN", "file:/nowhere/token")]).expect_err("no file");
+    let missing = missing.to_string();
+    assert!(
+        missing.starts_with("`GITHUB_TOKEN` in the environment: names `/nowhere/token`: "),
+        "{missing}"
+    );
+}
+
+#[test]
+fn an_issue_goes_to_its_repository() {
+    let settings = routed();
+    let check = |brief: Brief, expected: Result<(&str, &str), &str>| {
+        let got = settings
+            .policy(&brief)
+            .map(|it| (it.repository.id, it.repository.base_branch));
+        let expected = expected.map(|(id, base)| (id.to_owned(), base.to_owned()));
+        assert_eq!(got, expected.map_err(str::to_owned), "{brief:?}");
+    };
+    let described = |text: &str| Brief {
+        description: text.into(),
+        ..brief("ENG-1")
+    };
+
+    check(brief("ENG-1"), Ok(("shop", "main")));
+    check(
+        Brief {
+            project: Some("Handbook".into()),
+            ..brief("ENG-1")
+        },
+        Ok(("docs", "trunk")),
+    );
+    check(
+        Brief {
+            labels: vec!["DOCS".into()],
+            ..brief("ENG-1")
+        },
+        Ok(("docs", "trunk")),
+    );
+    check(
+        Brief {
+            team_key: String::new(),
+            ..brief("doc-9")
+        },
+        Ok(("docs", "trunk")),
+    );
+    check(brief("OPS-1"), Ok(("misc", "main")));
+    check(brief("OLD-1"), Ok(("misc", "main")));
+    check(described("see [repo=docs]"), Ok(("docs", "trunk")));
+    check(
+        described("see \\[repo=Docs#feature/x\\] please"),
+        Ok(("docs", "feature/x")),
+    );
+    check(
+        described("[repo=https://github.com/acme/docs]"),
+        Ok(("docs", "trunk")),
+    );
+    check(described("repos=acme/docs#v1.2"), Ok(("docs", "v1.2")));
+    check(
+        described("[repos=docs,shop]"),
+        Err(
+            "the description names several repositories (`docs,shop`), but an issue is worked on in one: name one, and make sub-issues for the others",
+        ),
+    );
+    check(
+        described("[repo=other]"),
+        Err(
+            "the description names the repository `other`, which is not configured; there are `shop`, `docs`, `misc`",
+        ),
+    );
+    check(
+        described("[repo=old]"),
+        Err(
+            "the description names the repository `old`, which is not configured; there are `shop`, `docs`, `misc`",
+        ),
+    );
+    for bad in [
+        "--upload-pack=x",
+        "a..b",
+        "a b",
+        "",
+        "/a",
+        "a.lock",
+        "a\u{7}",
+    ] {
+        let shown = bad.trim();
+        check(
+            described(&format!("[repo=docs#{bad}]")),
+            Err(&format!(
+                "the description names the branch `{shown}`, which is none: write `[repo=NAME#BRANCH]`"
+            )),
+        );
+    }
+    check(
+        Brief {
+            labels: vec!["docs".into(), "storefront".into()],
+            ..brief("ENG-1")
+        },
+        Err(
+            "the labels ask for several repositories (`shop`, `docs`), but an issue is worked on in one: remove labels, or write `[repo=NAME]` into the description",
+        ),
+    );
+}
+
+#[test]
+fn an_issue_that_nobody_serves_is_told_so() {
+    let policy = |text: &str| {
+        load(text, &[])
+            .expect("a configuration")
+            .settings
+            .policy(&brief("ENG-1"))
+    };
+    assert_eq!(
+        policy(r#"{"repositories":[]}"#).expect_err("none"),
+        "no repository is configured: add one to `repositories` in config.json"
+    );
+    // A single one serves everything.
+    assert!(policy(&repository(json!({ "teamKeys": ["OPS"] }))).is_ok());
+    let two = |first: Value, second: Value| json!({ "repositories": [first, second] }).to_string();
+    let entry = |id: &str, team: &str| {
+        json!({ "id": id, "name": id, "repositoryPath": "/nowhere", "baseBranch": "main",
+                "githubUrl": "https://github.com/acme/x", "teamKeys": [team] })
+    };
+    assert_eq!(
+        policy(&two(entry("a", "A"), entry("b", "B"))).expect_err("none"),
+        "no repository serves team `ENG`: add it to the `teamKeys` of a repository in config.json, or write `[repo=NAME]` into the description; there are `a`, `b`"
+    );
+    assert_eq!(
+        policy(&repository(json!({ "githubUrl": null }))).expect_err("no forge"),
+        "repository `shop` has no `githubUrl`, and its clone at /nowhere has no origin that tells it: add the key in config.json"
+    );
+}
+
+#[test]
+fn the_clone_tells_where_it_comes_from() {
+    let clone = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(clone.path().join(".git")).expect("a folder");
+    let config = "[core]\n\tbare = false\n[remote \"origin\"]\n\turl = git@github.com:acme/shop.git\n\tfetch = +refs\n";
+    std::fs::write(clone.path().join(".git/config"), config).expect("a file");
+    let path = clone.path().to_string_lossy();
+    let text = repository(json!({ "githubUrl": null, "repositoryPath": path }));
+    let settings = load(&text, &[]).expect("a good configuration").settings;
+    assert_eq!(settings.repositories[0].slug.as_deref(), Some("acme/shop"));
+}
+
+#[test]
+fn labels_choose_the_mode() {
+    let settings = load(CYRUS, &[]).expect("a configuration").settings;
+    for (labels, mode, bug) in [
+        (&[][..], None, false),
+        (&["unknown"][..], None, false),
+        (&["orchestrator"][..], Some(TaskKind::Orchestrator), false),
+        (&["epic"][..], Some(TaskKind::Orchestrator), false),
+        (
+            &["graphite", "Epic"][..],
+            Some(TaskKind::Orchestrator),
+            false,
+        ),
+        (&["stack"][..], Some(TaskKind::Orchestrator), false),
+        (&["FEATURE"][..], Some(TaskKind::Builder), false),
+        (&["prd"][..], Some(TaskKind::Scoper), false),
+        (
+            &["Epic", "PRD", "Feature", "Regression"][..],
+            Some(TaskKind::Debugger),
+            false,
+        ),
+        (
+            &["orchestrator", "Feature"][..],
+            Some(TaskKind::Builder),
+            false,
+        ),
+        (&["bug"][..], Some(TaskKind::Debugger), true),
+        (&["builder"][..], None, false),
+    ] {
+        let labels: Vec<String> = labels.iter().map(|it| (*it).to_owned()).collect();
+        let policy = settings.policy(&Brief {
+            labels: labels.clone(),
+            ..brief("ENG-1")
+        });
+        let Policy {
+            mode: got,
+            bug: is_bug,
+            ..
+        } = policy.expect("a policy");
+        assert_eq!((got, is_bug), (mode, bug), "{labels:?}");
+    }
+}
+
+#[test]
+fn agents_get_the_nearest_tools_and_models() {
+    let agent = |text: &str, issue: &str, label: Option<&str>| {
+        let labels = label.into_iter().map(str::to_owned).collect();
+        let settings = load(text, &[]).expect("a configuration").settings;
+        settings
+            .policy(&Brief {
+                labels,
+                ..brief(issue)
+            })
+            .expect("a policy")
+            .agent
+    };
+    // The repository's own keys.
+    let docs = agent(CYRUS, "DOC-1", None);
+    assert_eq!(docs.allowed_tools, ["Read", "Edit", "mcp__linear"]);
+    assert_eq!(docs.disallowed_tools, ["Bash"]);
+    assert_eq!(docs.mcp, ["/srv/docs/.mcp.json"]);
+    assert_eq!(
+        (docs.model.as_deref(), docs.fallback_model.as_deref()),
+        (Some("haiku"), Some("sonnet"))
+    );
+    // What holds everywhere.
+    let shop = agent(CYRUS, "ENG-1", None);
+    assert_eq!(
+        shop.allowed_tools,
+        ["Read", "Edit", "Bash(cargo:*)", "mcp__linear"]
+    );
+    assert_eq!(shop.disallowed_tools, ["WebSearch"]);
+    assert_eq!(shop.mcp, ["/home/ann/.cyrus/linear.mcp.json"]);
+    assert_eq!(
+        (shop.model.as_deref(), shop.fallback_model.as_deref()),
+        (Some("opus"), Some("sonnet"))
+    );
+    assert_eq!(
+        shop.append_instruction.as_deref(),
+        Some("Write in English.")
+    );
+    // The label's prompt, then the prompt's defaults.
+    let builder = agent(CYRUS, "ENG-1", Some("Feature"));
+    assert!(!builder.allowed_tools.iter().any(|it| it == "Bash"));
+    assert!(builder.allowed_tools.iter().any(|it| it == "Edit"));
+    assert_eq!(builder.disallowed_tools, ["Task"]);
+    let debugger = agent(CYRUS, "ENG-1", Some("Bug"));
+    assert!(debugger.allowed_tools.iter().any(|it| it == "Bash"));
+    assert_eq!(debugger.disallowed_tools, ["WebSearch"]);
+    let scoper = agent(CYRUS, "ENG-1", Some("PRD"));
+    assert!(!scoper.allowed_tools.iter().any(|it| it == "Edit"));
+    assert_eq!(scoper.disallowed_tools, ["WebFetch"]);
+    // Nobody has said anything: the safe preset, no MCP.
+    let bare = agent(&repository(json!({})), "ENG-1", None);
+    assert!(bare.allowed_tools.iter().any(|it| it == "Edit"));
+    assert!(
+        !bare
+            .allowed_tools
+            .iter()
+            .any(|it| it == "Bash" || it == "mcp__linear")
+    );
+    // Switched off.
+    let text = repository(json!({ "mcpConfigPath": ["/a", "/b"] }));
+    assert_eq!(agent(&text, "ENG-1", None).mcp, ["/a", "/b"]);
+    let mut document: Value = serde_json::from_str(&text).expect("JSON");
+    document["codegen"] = json!({ "features": { "useMcpServers": false } });
+    assert_eq!(
+        agent(&document.to_string(), "ENG-1", None).mcp,
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn a_policy_says_all_that_holds() {
+    let settings = load(CONTRACT, &[]).expect("a configuration").settings;
+    let policy = settings.policy(&brief("ENG-1")).expect("a policy");
+    assert_eq!(policy.repository.slug, "acme/shop");
+    assert_eq!(policy.repository.path, "/home/ann/src/shop");
+    assert_eq!(policy.planning, Planning::Always);
+    assert_eq!(policy.strategy, Strategy::HybridParallel);
+    assert_eq!(
+        (policy.merge, policy.method),
+        (MergeMode::Auto, MergeMethod::Rebase)
+    );
+    assert_eq!(policy.required_checks, ["build", "test"]);
+    assert_eq!(
+        (policy.tasks_max, policy.parallel_max, policy.attempts_max),
+        (12, 7, 4)
+    );
+    assert_eq!(
+        (policy.task_timeout_seconds, policy.check_grace_seconds),
+        (90, 30)
+    );
+    assert_eq!(
+        (
+            policy.cost_per_run,
+            policy.cost_per_task_max,
+            policy.cost_per_issue_max
+        ),
+        (0.35, Some(1.5), Some(8.0))
+    );
+    assert_eq!(policy.verbosity, Verbosity::Verbose);
+
+    let text = CONTRACT.replace(
+        r#""parallelExecution": true"#,
+        r#""parallelExecution": false"#,
+    );
+    let settings = load(&text, &[]).expect("a configuration").settings;
+    assert_eq!(
+        settings
+            .policy(&brief("ENG-1"))
+            .expect("a policy")
+            .parallel_max,
+        1
+    );
+}
+
+/// Three that are told apart by everything that can, and one that is switched off.
+fn routed() -> Settings {
+    let entry = |id: &str, base: &str, keys: Value| {
+        let mut entry = json!({ "id": id, "name": id, "repositoryPath": "/nowhere", "baseBranch": base,
+                                "githubUrl": format!("https://github.com/acme/{id}") });
+        merge(&mut entry, keys);
+        entry
+    };
+    let text = json!({ "repositories": [
+        entry("shop", "main", json!({ "teamKeys": ["ENG"], "routingLabels": ["storefront"] })),
+        entry("docs", "trunk", json!({ "teamKeys": ["DOC"], "routingLabels": ["docs"], "projectKeys": ["Handbook"] })),
+        entry("old", "main", json!({ "teamKeys": ["OLD"], "isActive": false })),
+        entry("misc", "main", json!({})),
+    ] });
+    load(&text.to_string(), &[])
+        .expect("a configuration")
+        .settings
+}
+
+fn brief(identifier: &str) -> Brief {
+    let team_key = identifier.split('-').next().unwrap_or_default().to_owned();
+    Brief {
+        identifier: identifier.into(),
+        team_key,
+        ..Brief::default()
+    }
+}
+
+/// A configuration of one repository with these keys beside the required ones.
+fn repository(keys: Value) -> String {
+    let mut entry = json!({ "id": "shop", "name": "shop", "repositoryPath": "/nowhere",
+                            "baseBranch": "main", "githubUrl": "https://github.com/acme/shop" });
+    merge(&mut entry, keys);
+    json!({ "repositories": [entry] }).to_string()
+}
+
+/// A configuration without repositories and with these keys.
+fn with(keys: Value) -> String {
+    let mut document = json!({ "repositories": [] });
+    merge(&mut document, keys);
+    document.to_string()
+}
+
+fn merge(object: &mut Value, keys: Value) {
+    if let (Some(object), Value::Object(keys)) = (object.as_object_mut(), keys) {
+        object.extend(keys);
+    }
+}
+
+fn load(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, config::ConfigError> {
+    let variables = [("HOME", "/home/ann")].iter().chain(variables).copied();
+    let env: Env = variables.collect();
+    config::parse(
+        text,
+        "config.json",
+        None,
+        &env,
+        Path::new("/home/ann/.cyrus"),
+    )
+}
