@@ -1,1 +1,114 @@
-fn main() {}
+//! The command. Wiring and words only: what a command does stands in the file
+//! of its name, what the service does in `shared`.
+
+mod demo;
+mod doctor;
+mod reach;
+mod show;
+mod start;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use shared::config::{self, Env, Loaded};
+use tracing_subscriber::EnvFilter;
+
+/// The thing asked for failed.
+const EXIT_FAILED: u8 = 1;
+/// Wrong usage or configuration.
+const EXIT_MISUSED: u8 = 2;
+
+/// From a Linear issue to a merged change: plans it, hands its tasks to coding
+/// agents, judges what they make, and merges it in order.
+#[derive(Parser)]
+#[command(name = "cyrus", version, propagate_version = true)]
+struct Cyrus {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(clap::Args, Clone, Debug)]
+struct Common {
+    /// The configuration file [default: CYRUS_CONFIG, else config.json in the home folder]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The home folder [default: CYRUS_HOME, else ~/.cyrus]
+    #[arg(long, global = true, value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// Where the service listens [default: CYRUS_URL, else the local one]
+    #[arg(long, global = true, value_name = "URL")]
+    url: Option<String>,
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the whole service on this machine (what `cyrus` alone does)
+    Start,
+    /// Play one issue from webhook to merge, with nothing but this program and git
+    Demo(demo::Options),
+    /// List the issues
+    Issues,
+    /// Show one issue with its tasks
+    Show {
+        /// Linear's identifier (ENG-42) or id
+        issue: String,
+    },
+    /// Check every configured service, key and tool
+    Doctor,
+    /// Print completions for a shell
+    Completions { shell: clap_complete::Shell },
+    /// Supervise one agent (started by the service itself)
+    #[command(hide = true)]
+    Job { folder: PathBuf },
+}
+
+fn main() -> ExitCode {
+    if demo::is_agent() {
+        return demo::agent::play();
+    }
+    let cyrus = Cyrus::parse();
+    let common = cyrus.common;
+    let result = match cyrus.command.unwrap_or(Command::Start) {
+        // The supervisor outlives the service and brings its own runtime.
+        Command::Job { folder } => return runner::supervise(&folder),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cyrus::command(), "cyrus", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Start => run(async { start::start(&common).await }),
+        Command::Demo(options) => run(async { demo::demo(&options).await }),
+        Command::Issues => run(async { show::issues(&common).await }),
+        Command::Show { issue } => run(async { show::show(&common, &issue).await }),
+        Command::Doctor => run(async { doctor::doctor(&common).await }),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("cyrus: {error:#}");
+        let misused = error.is::<config::ConfigError>() || error.is::<shared::wire::Missing>();
+        ExitCode::from(if misused { EXIT_MISUSED } else { EXIT_FAILED })
+    })
+}
+
+fn run(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+}
+
+/// Logs go to stderr, as `RUST_LOG` says, else from `default` on.
+fn log_to_stderr(default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+impl Common {
+    /// The configuration in force, and the environment it was read with.
+    fn load(&self) -> anyhow::Result<(Loaded, Env)> {
+        let env = Env::from_process();
+        let loaded = config::load(&env, self.home.as_deref(), self.config.as_deref())?;
+        Ok((loaded, env))
+    }
+}

@@ -302,6 +302,11 @@ impl Engine {
     /// Makes one effect that was claimed, and says what came of it.
     async fn make(&self, issue: Arc<Issue>, due: Due) -> Input {
         let key = due.key;
+        let claim = issue.owed.get(&key).and_then(|it| it.claimed);
+        if claim.is_none_or(|until| self.hands.clock.now() >= until) {
+            // This process slept through its claim: somebody else has it by now.
+            return Input::Tick;
+        }
         match self.call(&issue, &due).await {
             Ok(Answer::Outcome(outcome)) => Input::Performed { key, outcome },
             Ok(Answer::Absent { certain }) => Input::Absent { key, certain },

@@ -1,1 +1,121 @@
+//! Settings in, hands out: the only place where adapters are chosen.
 
+use std::sync::Arc;
+
+use secrecy::SecretString;
+
+use crate::config::Settings;
+use crate::issue::Time;
+use crate::linear::client::Auth;
+use crate::ports::{Clock, Executor, Forge, Hands, Log, Tracker};
+use crate::{codegen, github, linear};
+
+/// The system's clock; the only one there is.
+#[derive(Debug)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Time {
+        Time::now()
+    }
+}
+
+/// What is missing for the service to work, and how to give it.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} is not set: {remedy}")]
+pub struct Missing {
+    pub what: &'static str,
+    pub remedy: &'static str,
+}
+
+/// The hands that the settings describe. `local`: the executor on this machine, if there is one.
+pub fn hands(
+    settings: &Arc<Settings>,
+    log: Arc<dyn Log>,
+    forge: Arc<dyn Forge>,
+    local: Option<Arc<dyn Executor>>,
+) -> anyhow::Result<Hands> {
+    let mut executors: Vec<Arc<dyn Executor>> = local.into_iter().collect();
+    if let Some(codegen) = codegen(settings)? {
+        executors.push(Arc::new(codegen));
+    }
+    Ok(Hands {
+        log,
+        tracker: tracker(settings)?,
+        forge,
+        executors,
+        policies: Arc::clone(settings) as Arc<dyn crate::ports::Policies>,
+        clock: Arc::new(SystemClock),
+    })
+}
+
+/// Linear, for the engine.
+fn tracker(settings: &Settings) -> anyhow::Result<Arc<dyn Tracker>> {
+    Ok(Arc::new(linear(settings)?))
+}
+
+/// Linear, by the token that the settings name.
+pub fn linear(settings: &Settings) -> anyhow::Result<linear::client::Client> {
+    let Some(auth) = linear_auth(settings) else {
+        return Err(Missing {
+            what: "LINEAR_API_TOKEN",
+            remedy: "give a token of the app, or LINEAR_CLIENT_ID and LINEAR_CLIENT_SECRET, or \
+                     linearWorkspaces in config.json",
+        }
+        .into());
+    };
+    linear::client::Client::new(linear::client::Options {
+        api_url: settings.linear.api_url.clone(),
+        auth,
+        clock: Arc::new(SystemClock),
+    })
+}
+
+fn linear_auth(settings: &Settings) -> Option<Auth> {
+    let linear = &settings.linear;
+    if let Some(token) = &linear.api_token {
+        return Some(Auth::Token(token.0.clone()));
+    }
+    if let Some(client) = &linear.client {
+        return Some(Auth::Client {
+            oauth_url: linear.oauth_url.clone(),
+            id: client.id.clone(),
+            secret: client.secret.0.clone(),
+        });
+    }
+    let token = linear.workspaces.values().find_map(|it| it.token.clone())?;
+    Some(Auth::Token(token.0))
+}
+
+/// GitHub. Without a token every call is refused, with the remedy.
+pub fn forge(settings: &Settings) -> anyhow::Result<github::Client> {
+    let token = settings.github.token.as_ref().map_or_else(|| SecretString::from(""), |it| it.0.clone());
+    github::Client::new(github::Options {
+        api_url: settings.github.api_url.clone(),
+        token,
+        clock: Arc::new(SystemClock),
+    })
+}
+
+/// Codegen, where it is configured.
+pub fn codegen(settings: &Settings) -> anyhow::Result<Option<codegen::Client>> {
+    let Some(settings) = &settings.codegen else { return Ok(None) };
+    let token = settings.token.as_ref().map_or_else(|| SecretString::from(""), |it| it.0.clone());
+    Ok(Some(codegen::Client::new(codegen::Options {
+        api_url: settings.api_url.clone(),
+        org_id: settings.org_id.clone().unwrap_or_default(),
+        token,
+        clock: Arc::new(SystemClock),
+    })?))
+}
+
+/// The secrets that sign Linear's webhooks.
+pub fn linear_secrets(settings: &Settings) -> Result<Vec<SecretString>, Missing> {
+    match &settings.linear.webhook_secret {
+        Some(secret) => Ok(vec![secret.0.clone()]),
+        None => Err(Missing {
+            what: "LINEAR_WEBHOOK_SECRET",
+            remedy: "Linear shows it where the webhook is configured; without it no webhook can be trusted",
+        }),
+    }
+}

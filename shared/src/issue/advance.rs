@@ -281,7 +281,7 @@ fn finish(draft: &mut Draft) {
             to: Stage::Completed,
         });
     }
-    if ready_or_over && !draft.issue.reported && !work_is_owed(&draft.issue) {
+    if ready_or_over && !draft.issue.reported {
         let text = words::report(&draft.issue, outcome);
         draft.say(match outcome {
             RoundOutcome::Succeeded | RoundOutcome::Cancelled => Activity::Response(text),
@@ -292,18 +292,6 @@ fn finish(draft: &mut Draft) {
     if over && draft.issue.reported && draft.issue.owed.is_empty() {
         draft.emit(Event::Done { outcome });
     }
-}
-
-/// Something is owed whose result could still change how it ends.
-fn work_is_owed(issue: &Issue) -> bool {
-    issue.owed.values().any(|owed| match owed.effect {
-        Effect::Start { .. } | Effect::Merge { .. } | Effect::Stop { .. } => true,
-        Effect::Fetch
-        | Effect::Say { .. }
-        | Effect::ShowPlan { .. }
-        | Effect::Link { .. }
-        | Effect::Move { .. } => false,
-    })
 }
 
 fn show_plan(draft: &mut Draft) {

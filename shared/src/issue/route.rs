@@ -18,11 +18,11 @@ pub fn route(spec: &Spec, strategy: Strategy) -> (ExecutorKind, String) {
         Strategy::CloudOnly => (Codegen, "cloud-only sends every task to the cloud".into()),
         Strategy::HybridParallel | Strategy::HybridSmart if thinks => (
             Local,
-            format!("{strategy} keeps a {kind} on the team's machine"),
+            format!("{strategy} keeps the {kind} on the team's machine"),
         ),
         Strategy::HybridParallel => (
             Codegen,
-            format!("hybrid-parallel sends a {kind} to the cloud, where all can run at once"),
+            format!("hybrid-parallel sends the {kind} to the cloud, where all can run at once"),
         ),
         Strategy::HybridSmart if spec.requires_isolation => (
             Codegen,

@@ -32,6 +32,7 @@ pub(crate) fn always(world: &mut World) {
         }
     }
     world.broken.append(&mut broken);
+    world.check_stopped();
 }
 
 pub(crate) fn records(log: &Arc<MemoryLog>, id: &IssueId) -> Vec<Record> {
@@ -102,6 +103,7 @@ pub(crate) fn at_the_end(log: &Arc<MemoryLog>, world: &mut World, mail: &Mail) {
             broken.push(format!("{id} is done and still owes or waits"));
         }
         last_words(world, id, &records, &mut broken);
+        taken_in_once(id, &records, &mut broken);
         for run in world.runs.iter().filter(|run| run.job.issue == *id) {
             let given_up = issue.tasks.iter().any(|it| it.error.as_deref() == Some("its run was asked to stop and its executor never said that it did: look there whether it still works"));
             if run.alive(world.now) && !given_up {
@@ -150,6 +152,22 @@ pub(crate) fn at_the_end(log: &Arc<MemoryLog>, world: &mut World, mail: &Mail) {
         }
     }
     world.broken.append(&mut broken);
+}
+
+/// However often a fact is delivered, it is in the log once.
+fn taken_in_once(id: &IssueId, records: &[Record], broken: &mut Vec<String>) {
+    let mut facts: BTreeMap<&str, usize> = BTreeMap::new();
+    for record in records {
+        let fact = match &record.event {
+            Event::Opened(opening) => &opening.session.0,
+            Event::Prompted { activity, .. } | Event::Reopened { activity, .. } => activity,
+            _ => continue,
+        };
+        *facts.entry(fact).or_default() += 1;
+    }
+    for (fact, times) in facts.into_iter().filter(|(_, times)| *times > 1) {
+        broken.push(format!("{id}: {fact} was taken in {times} times"));
+    }
 }
 
 /// Every session of every round gets exactly one last word.

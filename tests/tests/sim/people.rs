@@ -258,7 +258,7 @@ fn policy(world: &mut World) -> Policy {
         tasks_max: 20,
         parallel_max: rng.usize(1..=4),
         attempts_max: rng.u32(1..=3),
-        task_timeout_seconds: 600,
+        task_timeout_seconds: 1_500,
         cost_per_run: 0.4,
         cost_per_task_max: Some(1.0),
         cost_per_issue_max: None,

@@ -10,7 +10,7 @@ use std::task::Poll;
 use async_trait::async_trait;
 use jiff::SignedDuration;
 use shared::issue::{
-    Activity, Brief, Check, CheckState, Ending, ExecutorKind, Failure, FailureClass, Fault,
+    Activity, Brief, Check, CheckState, Ending, Event, ExecutorKind, Failure, FailureClass, Fault,
     IssueId, Policy, PullFacts, PullState, RunId, RunResult, SessionId, Sight, Stage, TaskId,
     TaskKind, Time,
 };
@@ -26,7 +26,13 @@ use uuid::Uuid;
 pub(crate) const CALL_SECONDS_MAX: i64 = 20;
 /// A run shows up in the far list after at most this long; shorter than the
 /// time over which a doubtful start is looked for.
-const LIST_LAG_SECONDS_MAX: i64 = 12;
+const LIST_LAG_SECONDS_MAX: i64 = 25;
+
+/// What was claimed before a cancellation may still take effect this long
+/// after it: a lease, and the longest call.
+const AFTERMATH_SECONDS_MAX: i64 = shared::issue::LEASE_SECONDS + CALL_SECONDS_MAX;
+/// A run of a cancelled issue is asked to stop within this, whatever the weather.
+const STOP_SECONDS_MAX: i64 = 900;
 
 /// How bad it is: chances in a thousand.
 #[derive(Clone, Debug)]
@@ -149,6 +155,8 @@ pub(crate) struct World {
     /// Issues whose round is over in the log, and those whose round is not.
     pub(crate) done: BTreeSet<IssueId>,
     pub(crate) open: BTreeSet<IssueId>,
+    /// Issues that a person has stopped in this round, and since when.
+    pub(crate) cancelled: BTreeMap<IssueId, Time>,
 }
 
 pub(crate) type Shared = Arc<Mutex<World>>;
@@ -172,6 +180,7 @@ impl World {
             broken: Vec::new(),
             done: BTreeSet::new(),
             open: BTreeSet::new(),
+            cancelled: BTreeMap::new(),
         }
     }
 
@@ -267,6 +276,7 @@ impl World {
                 job.identifier
             ));
         }
+        self.check_cancelled(&job.issue, "a run was made");
         self.check_dependencies(job);
         let id = RunId(format!("run-{}", self.runs.len() + 1));
         let lag = if executor == ExecutorKind::Codegen {
@@ -312,6 +322,14 @@ impl World {
         id
     }
 
+    /// Invariant 6: what a cancelled issue has not begun, it does not begin.
+    fn check_cancelled(&mut self, issue: &IssueId, what: &str) {
+        let late = |since: &Time| self.now.duration_since(*since).as_secs() > AFTERMATH_SECONDS_MAX;
+        if self.cancelled.get(issue).is_some_and(late) {
+            self.broke(format!("{what} for {issue}, which was cancelled"));
+        }
+    }
+
     /// Invariant 4: all that a task depends on has been merged before it starts.
     fn check_dependencies(&mut self, job: &Job) {
         let needs: Vec<String> = self
@@ -334,6 +352,20 @@ impl World {
             if !done {
                 self.broke(format!("{} started before `{need}` was merged", job.branch));
             }
+        }
+    }
+
+    /// Invariant 6, the other half: what runs for a cancelled issue is asked to stop.
+    pub(crate) fn check_stopped(&mut self) {
+        let neglected = self.runs.iter().find(|run| {
+            let late = |since: &Time| self.now.duration_since(*since).as_secs() > STOP_SECONDS_MAX;
+            run.stopped.is_none()
+                && run.alive(self.now)
+                && self.cancelled.get(&run.job.issue).is_some_and(late)
+        });
+        if let Some(run) = neglected {
+            let what = format!("{} was never asked to stop", run.id);
+            self.broke(what);
         }
     }
 
@@ -447,6 +479,7 @@ impl World {
                 pull.number
             ));
         }
+        self.check_cancelled(&pull.job.issue, "a merge was made");
         self.pulls[at].state = PullState::Merged;
         self.pulls[at].merged.push((ask.sha.clone(), "cyrus"));
         self.note(format!("merged #{} at {}", ask.number, ask.sha));
@@ -512,7 +545,15 @@ impl View {
 
     /// Gives way to the others a few times.
     async fn give_way(&self) {
-        let mut turns = self.world().rng.u8(0..4);
+        let mut turns = {
+            let mut world = self.world();
+            // Now and then much happens meanwhile.
+            if world.rng.u8(0..40) == 0 {
+                world.rng.u16(0..400)
+            } else {
+                world.rng.u16(0..4)
+            }
+        };
         poll_fn(|context| {
             if turns == 0 {
                 return Poll::Ready(());
@@ -783,6 +824,10 @@ impl Log for Store {
             )));
         }
         let (issue, over) = (append.issue.clone(), append.head.phase == "done");
+        let cancels = append
+            .events
+            .iter()
+            .any(|it| matches!(it, Event::CancelAsked { .. }));
         let lines: Vec<String> = append
             .events
             .iter()
@@ -802,7 +847,12 @@ impl Log for Store {
             for line in lines {
                 world.note(line);
             }
+            if cancels {
+                let now = world.now;
+                world.cancelled.insert(issue.clone(), now);
+            }
             if over {
+                world.cancelled.remove(&issue);
                 world.open.remove(&issue);
                 world.done.insert(issue);
             } else {

@@ -1,0 +1,1 @@
+pub(crate) fn play() -> std::process::ExitCode { std::process::ExitCode::SUCCESS }

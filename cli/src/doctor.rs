@@ -1,0 +1,161 @@
+//! `cyrus doctor`: is everything there that the service needs, and if not, what to do?
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use runner::{agent_env, check_repository, find_program, git_env};
+use serde::Serialize;
+use shared::config::{Env, Settings, StorePlace};
+use shared::issue::{Repository, Strategy};
+use shared::wire;
+
+use crate::{Common, EXIT_FAILED};
+
+/// The version of git from which on worktrees and partial output behave as the runner needs.
+const GIT_MIN: (u32, u32) = (2, 25);
+
+/// What one look found.
+#[derive(Debug, Serialize)]
+struct Finding {
+    check: String,
+    ok: bool,
+    /// What is so, or what is wrong and how to mend it.
+    text: String,
+}
+
+pub(crate) async fn doctor(common: &Common) -> anyhow::Result<ExitCode> {
+    let (loaded, env) = common.load()?;
+    let settings = &loaded.settings;
+    let mut findings = vec![Finding {
+        check: "configuration".into(),
+        ok: true,
+        text: settings.place.clone(),
+    }];
+    findings.extend(loaded.warnings.iter().map(|warning| Finding {
+        check: "configuration".into(),
+        ok: true,
+        text: format!("note: {warning}"),
+    }));
+    services(settings, &mut findings).await;
+    repositories(settings, &env, &mut findings).await;
+    tools(settings, &env, &mut findings).await;
+    let well = findings.iter().all(|it| it.ok);
+    if common.json {
+        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "ok": well, "checks": findings }))?);
+    } else {
+        for Finding { check, ok, text } in &findings {
+            println!("{} {check}: {text}", if *ok { "ok  " } else { "BAD " });
+        }
+    }
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
+}
+
+async fn services(settings: &Settings, findings: &mut Vec<Finding>) {
+    let mut found = |check: &str, result: Result<String, String>| {
+        let (ok, text) = match result {
+            Ok(text) => (true, text),
+            Err(text) => (false, text),
+        };
+        findings.push(Finding { check: check.into(), ok, text });
+    };
+    found("store", match &settings.store {
+        StorePlace::Sqlite(path) => Ok(path.display().to_string()),
+        StorePlace::Dynamodb(_) => Err("CYRUS_STORE names a DynamoDB table; on one machine use sqlite:PATH".into()),
+    });
+    let signed = wire::linear_secrets(settings).map(|_| "LINEAR_WEBHOOK_SECRET is set".to_owned());
+    found("webhooks", signed.map_err(|it| it.to_string()));
+    let linear = match wire::linear(settings) {
+        Ok(client) => client.viewer().await.map_err(|it| it.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    found("Linear", linear.map(|it| format!("{} in {}", it.name, it.organization)));
+    match (&settings.codegen, wire::codegen(settings)) {
+        (None, _) | (_, Ok(None)) => {}
+        (Some(_), Ok(Some(client))) => found("Codegen", client.check().await.map_err(|it| it.to_string())),
+        (Some(_), Err(error)) => found("Codegen", Err(error.to_string())),
+    }
+    if settings.codegen.is_none() && settings.strategy != Strategy::LocalOnly {
+        let strategy = settings.strategy;
+        found("Codegen", Err(format!("the strategy {strategy} needs it: add a `codegen` section, or choose local-only")));
+    }
+}
+
+async fn repositories(settings: &Settings, env: &Env, findings: &mut Vec<Finding>) {
+    if settings.repositories.is_empty() {
+        let text = format!("none is configured: add one under `repositories` in {}", settings.place);
+        findings.push(Finding { check: "repositories".into(), ok: false, text });
+    }
+    let git_env = git_env(env.0.clone());
+    let forge = wire::forge(settings);
+    for configured in &settings.repositories {
+        let check = format!("repository {}", configured.name);
+        let repository = match configured.repository() {
+            Ok(repository) => repository,
+            Err(text) => {
+                findings.push(Finding { check, ok: false, text });
+                continue;
+            }
+        };
+        let Repository { path, slug, .. } = &repository;
+        let clone = check_repository(&repository, &git_env).await;
+        findings.push(Finding {
+            check: check.clone(),
+            ok: clone.is_ok(),
+            text: clone.map_or_else(|it| it.message, |()| format!("{path} can be worked in")),
+        });
+        let access = match (&settings.github.token, &forge) {
+            (None, _) => Err("GITHUB_TOKEN is not set: give a token that may read and write contents and pull requests".into()),
+            (Some(_), Ok(forge)) => forge.check_access(slug).await.map_err(|it| it.to_string()),
+            (Some(_), Err(error)) => Err(error.to_string()),
+        };
+        findings.push(Finding {
+            check: format!("GitHub {slug}"),
+            ok: access.is_ok(),
+            text: access.map_or_else(|it| it, |()| "can be read and written".into()),
+        });
+    }
+}
+
+async fn tools(settings: &Settings, env: &Env, findings: &mut Vec<Finding>) {
+    let path = env.get("PATH").unwrap_or_default();
+    let git = match find_program(Path::new("git"), path) {
+        Some(git) => version(&git).await,
+        None => Err("it is not on PATH: install it".into()),
+    };
+    let git = git.and_then(|it| if is_recent(&it) { Ok(it) } else { Err(format!("{it} is too old: 2.25 or newer is needed")) });
+    findings.push(Finding { check: "git".into(), ok: git.is_ok(), text: git.unwrap_or_else(|it| it) });
+    if settings.runner.concurrency == 0 {
+        return;
+    }
+    let wanted = &settings.runner.claude_bin;
+    let claude = match find_program(wanted, path) {
+        Some(claude) => version(&claude).await,
+        None => Err(format!("`{}` is not there: install Claude Code, or name it in CLAUDE_BIN", wanted.display())),
+    };
+    findings.push(Finding { check: "Claude Code".into(), ok: claude.is_ok(), text: claude.unwrap_or_else(|it| it) });
+    let agent_env = agent_env(env.0.clone(), &settings.runner.agent_env);
+    let access = ["ANTHROPIC_", "CLAUDE_CODE_"];
+    if !agent_env.keys().any(|name| access.iter().any(|prefix| name.starts_with(prefix))) {
+        let text = "note: neither ANTHROPIC_… nor CLAUDE_CODE_… is set: the agent must be logged in by itself".into();
+        findings.push(Finding { check: "Claude Code".into(), ok: true, text });
+    }
+}
+
+async fn version(program: &Path) -> Result<String, String> {
+    let answer = tokio::process::Command::new(program).arg("--version").output().await;
+    match answer {
+        Ok(answer) if answer.status.success() => {
+            Ok(String::from_utf8_lossy(&answer.stdout).lines().next().unwrap_or_default().to_owned())
+        }
+        Ok(answer) => Err(format!("`{} --version` ended with {}", program.display(), answer.status)),
+        Err(error) => Err(format!("`{}` cannot be run: {error}", program.display())),
+    }
+}
+
+fn is_recent(version: &str) -> bool {
+    let numbers: Vec<u32> = version
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|it| it.parse().ok())
+        .collect();
+    matches!(numbers[..], [major, minor, ..] if (major, minor) >= GIT_MIN)
+}

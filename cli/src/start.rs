@@ -1,0 +1,146 @@
+//! `cyrus start`: the three roles, the local runner and the API in one process.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use runner::LocalExecutor;
+use shared::config::{Env, Settings, StorePlace};
+use shared::engine::Engine;
+use shared::http::{self, Doors};
+use shared::ports::{Executor, Forge, Log};
+use shared::service::{self, Bell, Wakes};
+use shared::store::sqlite::SqliteLog;
+use shared::wire;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::{Common, log_to_stderr};
+
+pub(crate) async fn start(common: &Common) -> anyhow::Result<ExitCode> {
+    log_to_stderr("info");
+    let (loaded, env) = common.load()?;
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    let settings = Arc::new(loaded.settings);
+    let service = Service::build(Arc::clone(&settings), &env).await?;
+    let listener = TcpListener::bind(settings.listen)
+        .await
+        .with_context(|| format!("listen on {} (CYRUS_LISTEN)", settings.listen))?;
+    info!("cyrus listens on http://{}", listener.local_addr()?);
+    service.run(listener, shutdown()).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everything that `cyrus start` is made of, not yet running.
+pub(crate) struct Service {
+    engine: Arc<Engine>,
+    doors: Arc<Doors>,
+    wakes: Wakes,
+    bell: Bell,
+    local: Option<LocalExecutor>,
+    poll_seconds: f64,
+}
+
+impl Service {
+    pub(crate) async fn build(settings: Arc<Settings>, env: &Env) -> anyhow::Result<Self> {
+        let linear_secrets = wire::linear_secrets(&settings)?;
+        if settings.github.token.is_none() {
+            warn!("GITHUB_TOKEN is not set: no pull request can be opened, judged or merged");
+        }
+        let log = open_store(&settings)?;
+        let (bell, wakes) = service::bell();
+        let forge: Arc<dyn Forge> = Arc::new(wire::forge(&settings)?);
+        let local = local(&settings, env, Arc::clone(&forge), bell.clone())?;
+        let executor = local.clone().map(|it| Arc::new(it) as Arc<dyn Executor>);
+        let engine = Arc::new(Engine::new(wire::hands(&settings, log, forge, executor)?));
+        let wake = bell.clone();
+        let doors = Arc::new(Doors {
+            engine: Arc::clone(&engine),
+            wake: Box::new(move |id| wake.act(id)),
+            linear_secrets,
+            api_token: settings.api_token.as_ref().map(|it| it.0.clone()),
+        });
+        let poll_seconds = settings.poll.as_secs_f64();
+        Ok(Self { engine, doors, wakes, bell, local, poll_seconds })
+    }
+
+    /// Serves until `stop`; what is owed then is taken up at the next start.
+    pub(crate) async fn run(self, listener: TcpListener, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let Self { engine, doors, wakes, bell, local, poll_seconds } = self;
+        if let Some(local) = &local {
+            let jobs = local.resume().await.context("take up the jobs of the last start")?;
+            if jobs > 0 {
+                info!(jobs, "took up the jobs that the last start left");
+            }
+        }
+        drop(bell);
+        let (stopping, stopped) = watch::channel(false);
+        let server = {
+            let mut stopped = stopped.clone();
+            let gone = async move {
+                let _ = stopped.wait_for(|it| *it).await;
+            };
+            tokio::spawn(axum::serve(listener, http::router(doors)).with_graceful_shutdown(gone).into_future())
+        };
+        service::run(engine, wakes, poll_seconds, stop).await;
+        let _ = stopping.send(true);
+        server.await?.context("serve HTTP")
+    }
+}
+
+/// The embedded store; the other one belongs to the Lambda functions.
+fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Log>> {
+    match &settings.store {
+        StorePlace::Sqlite(path) => {
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+            }
+            Ok(Arc::new(SqliteLog::open(path)?))
+        }
+        StorePlace::Dynamodb(table) => anyhow::bail!(
+            "CYRUS_STORE names the DynamoDB table `{table}`: that store comes with the deployment to AWS; use sqlite:PATH"
+        ),
+    }
+}
+
+fn local(
+    settings: &Settings,
+    env: &Env,
+    forge: Arc<dyn Forge>,
+    bell: Bell,
+) -> anyhow::Result<Option<LocalExecutor>> {
+    if settings.runner.concurrency == 0 {
+        return Ok(None);
+    }
+    let this_program = std::env::current_exe().context("find this program")?;
+    Ok(Some(LocalExecutor::new(runner::Options {
+        home: settings.home.clone(),
+        concurrency: settings.runner.concurrency,
+        supervisor: vec![this_program.into(), "job".into()],
+        claude: settings.runner.claude_bin.clone(),
+        agent_env: runner::agent_env(env.0.clone(), &settings.runner.agent_env),
+        git_env: runner::git_env(env.0.clone()),
+        forge,
+        clock: Arc::new(wire::SystemClock),
+        wake: Arc::new(move |id| bell.look(id)),
+    })))
+}
+
+async fn shutdown() {
+    let interrupt = tokio::signal::ctrl_c();
+    let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(signal) => signal,
+        Err(error) => {
+            warn!("cannot wait for SIGTERM: {error}");
+            let _ = interrupt.await;
+            return;
+        }
+    };
+    tokio::select! {
+        _ = interrupt => {}
+        _ = terminate.recv() => {}
+    }
+}

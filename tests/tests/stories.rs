@@ -1,0 +1,765 @@
+//! Stories of one issue, told to the pure core: inputs in, log out.
+
+use jiff::SignedDuration;
+use shared::issue::{
+    AgentPolicy, Brief, Briefing, CancelReason, Check, CheckState, Draft, Effect, Ending, Failure,
+    FailureClass, Fault, Input, Issue, IssueId, MergeMethod, MergeMode, Opening, Outcome, Planning,
+    Policy, PullFacts, PullState, Repository, RunResult, SessionId, Sight, Strategy, TaskId, Time,
+    Verbosity, words,
+};
+
+struct Story {
+    issue: Issue,
+    now: Time,
+    policy: Policy,
+}
+
+fn at(text: &str) -> Time {
+    text.parse().expect("a time")
+}
+
+impl Story {
+    fn new() -> Self {
+        let policy = Policy {
+            repository: Repository {
+                id: "main".into(),
+                path: "/srv/app".into(),
+                workspace_dir: "/srv/worktrees".into(),
+                base_branch: "main".into(),
+                slug: "acme/app".into(),
+            },
+            planning: Planning::Always,
+            mode: None,
+            bug: false,
+            strategy: Strategy::HybridParallel,
+            merge: MergeMode::Auto,
+            method: MergeMethod::Squash,
+            required_checks: vec!["ci".into()],
+            check_grace_seconds: 60,
+            tasks_max: 20,
+            parallel_max: 10,
+            attempts_max: 2,
+            task_timeout_seconds: 7_200,
+            cost_per_run: 0.4,
+            cost_per_task_max: None,
+            cost_per_issue_max: None,
+            verbosity: Verbosity::Quiet,
+            agent: AgentPolicy::default(),
+        };
+        let issue = Issue::unknown(IssueId::from("id-42"));
+        Self {
+            issue,
+            now: at("2026-11-20T12:00:00Z"),
+            policy,
+        }
+    }
+
+    /// Takes an input in and returns the new sentences of the log.
+    fn hear(&mut self, input: Input) -> Vec<String> {
+        let mut draft = Draft::new(self.issue.clone(), self.now);
+        draft.take(input).expect("it is understood");
+        self.issue = draft.issue;
+        draft.events.iter().map(words::sentence).collect()
+    }
+
+    fn later(&mut self, seconds: i64) {
+        self.now += SignedDuration::from_secs(seconds);
+    }
+
+    fn open(&mut self, session: &str) -> Vec<String> {
+        self.hear(Input::Opened(Opening {
+            session: SessionId::from(session),
+            identifier: "ENG-42".into(),
+            title: "Add sign-in".into(),
+            url: "https://linear.app/acme/issue/ENG-42".into(),
+            app_user: Some("us".into()),
+            at: self.now,
+        }))
+    }
+
+    /// Claims all that is due and makes it, as well as can be, until nothing is
+    /// due but what `hold` holds back.
+    fn make_all(&mut self, hold: fn(&Effect) -> bool) -> Vec<String> {
+        let mut sentences = Vec::new();
+        loop {
+            let mut draft = Draft::new(self.issue.clone(), self.now);
+            let due = draft.claim();
+            let due: Vec<_> = due.into_iter().filter(|it| !hold(&it.effect)).collect();
+            if due.is_empty() {
+                return sentences;
+            }
+            self.issue = draft.issue;
+            for it in due {
+                let outcome = match &it.effect {
+                    Effect::Fetch => Outcome::Briefed(Box::new(Briefing {
+                        brief: Brief {
+                            identifier: "ENG-42".into(),
+                            title: "Add sign-in".into(),
+                            ..Brief::default()
+                        },
+                        policy: self.policy.clone(),
+                    })),
+                    Effect::Start { task, attempt, .. } => Outcome::Started {
+                        run: format!("run-{task}-{attempt}").as_str().into(),
+                        url: None,
+                        begun: true,
+                    },
+                    Effect::Merge { sha, .. } => Outcome::Merged { sha: sha.clone() },
+                    Effect::Say { .. }
+                    | Effect::ShowPlan { .. }
+                    | Effect::Link { .. }
+                    | Effect::Move { .. }
+                    | Effect::Stop { .. } => Outcome::Done,
+                };
+                sentences.extend(self.hear(Input::Performed {
+                    key: it.key,
+                    outcome,
+                }));
+            }
+        }
+    }
+
+    fn run_ends(
+        &mut self,
+        task: &str,
+        attempt: u32,
+        result: Result<RunResult, Failure>,
+    ) -> Vec<String> {
+        self.hear(Input::SawRun {
+            task: TaskId::from(task),
+            run: format!("run-{task}-{attempt}").as_str().into(),
+            sight: Sight::Ended(Ending {
+                result,
+                cost_usd: None,
+            }),
+        })
+    }
+
+    fn plan(&mut self, tasks: &str) -> Vec<String> {
+        let answer = Some(format!(r#"{{"summary":"","tasks":[{tasks}]}}"#));
+        self.run_ends(
+            "plan",
+            1,
+            Ok(RunResult {
+                answer,
+                ..RunResult::default()
+            }),
+        )
+    }
+
+    fn pull(&self, task: &str, number: u64) -> PullFacts {
+        PullFacts {
+            number,
+            url: format!("https://github.com/acme/app/pull/{number}"),
+            state: PullState::Open,
+            head_slug: Some("acme/app".into()),
+            head_branch: format!("cyrus/eng-42/{task}"),
+            head_sha: format!("{number}{number}{number}{number}00000000"),
+            base_slug: "acme/app".into(),
+            base_branch: "main".into(),
+            body: format!("It does it.\n<!-- cyrus:ENG-42/{task} -->"),
+            draft: false,
+            mergeable: Some(true),
+            checks: vec![Check {
+                name: "ci".into(),
+                state: CheckState::Passed,
+            }],
+        }
+    }
+
+    fn sees(&mut self, task: &str, facts: PullFacts) -> Vec<String> {
+        self.hear(Input::SawPull {
+            task: TaskId::from(task),
+            facts: Some(facts),
+        })
+    }
+
+    fn state(&self, task: &str) -> &'static str {
+        self.issue
+            .task(&TaskId::from(task))
+            .expect("the task")
+            .word()
+    }
+}
+
+const A: &str = r#"{"id":"a","title":"A","kind":"builder","prompt":"do a"}"#;
+const B_AFTER_A: &str =
+    r#"{"id":"b","title":"B","kind":"builder","prompt":"do b","depends_on":["a"]}"#;
+
+fn check(got: Vec<String>, expected: &[&str]) {
+    assert_eq!(got, expected);
+}
+
+fn nothing_held(_: &Effect) -> bool {
+    false
+}
+
+fn told_to(issue: &Issue, session: &str) -> usize {
+    let session = SessionId::from(session);
+    issue
+        .owed
+        .values()
+        .filter(|it| it.effect.session() == Some(&session))
+        .count()
+}
+
+/// The story up to a plan of `a`, and `b` after it, with `a` running.
+fn planned() -> Story {
+    let mut story = Story::new();
+    story.open("s1");
+    story.make_all(nothing_held);
+    story.plan(&format!("{A},{B_AFTER_A}"));
+    story.make_all(nothing_held);
+    story
+}
+
+#[test]
+fn an_issue_goes_from_a_session_to_a_merged_change() {
+    let mut story = Story::new();
+    check(
+        story.open("s1"),
+        &[
+            "ENG-42 was handed over: Add sign-in",
+            "to do: say: I have ENG-42 and am reading it.",
+            "to do: read the issue",
+        ],
+    );
+    check(
+        story.make_all(nothing_held),
+        &[
+            "#2 is done",
+            "#3 is done",
+            "the issue was read; it belongs to the repository `main`, strategy hybrid-parallel",
+            "to do: move the issue to started",
+            "the work begins with `plan`",
+            "`plan` goes to local: hybrid-parallel keeps the orchestrator on the team's machine",
+            "to do: start `plan` on local (attempt 1)",
+            "#8 is done",
+            "#11 is done",
+        ],
+    );
+    check(
+        story.plan(&format!("{A},{B_AFTER_A}")),
+        &[
+            "the run of `plan` ended well ($0.00, an estimate)",
+            "the plan was accepted: `a`, `b`",
+            "`plan` succeeded: the plan is accepted",
+            "`a` goes to codegen: hybrid-parallel sends the builder to the cloud, where all can run at once",
+            "to do: start `a` on codegen (attempt 1)",
+        ],
+    );
+    story.make_all(nothing_held);
+    check(
+        story.run_ends("a", 1, Ok(RunResult::default())),
+        &["the run of `a` ended well ($0.40, an estimate)"],
+    );
+    check(
+        story.sees("a", story.pull("a", 1)),
+        &[
+            "pull request #1 of `a` stands at 11110000",
+            "to do: link PR #1 (a)",
+            "11110000 of `a` may be merged: its check has succeeded on 11110000",
+            "to do: merge #1 of `a` at 11110000",
+        ],
+    );
+    assert_eq!(story.state("b"), "todo", "a dependent waits for the merge");
+    story.make_all(nothing_held);
+    assert_eq!((story.state("a"), story.state("b")), ("merged", "running"));
+    story.run_ends("b", 1, Ok(RunResult::default()));
+    story.sees("b", story.pull("b", 2));
+    let end = story.make_all(nothing_held);
+    assert_eq!(
+        end.last().map(String::as_str),
+        Some("the round ended: succeeded")
+    );
+    assert!(story.issue.owed.is_empty() && story.issue.attention_at().is_none());
+}
+
+#[test]
+fn the_same_fact_twice_changes_nothing_the_second_time() {
+    let mut story = planned();
+    check(story.open("s1"), &[]);
+    story.run_ends("a", 1, Ok(RunResult::default()));
+    check(story.run_ends("a", 1, Ok(RunResult::default())), &[]);
+    story.sees("a", story.pull("a", 1));
+    check(story.sees("a", story.pull("a", 1)), &[]);
+    let stop = || Input::Cancelled {
+        why: CancelReason::Stop,
+        at: at("2026-11-20T12:30:00Z"),
+    };
+    assert!(!story.hear(stop()).is_empty());
+    check(story.hear(stop()), &[]);
+}
+
+#[test]
+fn a_late_plan_does_not_revive_a_cancelled_issue() {
+    let mut story = Story::new();
+    story.open("s1");
+    story.make_all(nothing_held);
+    check(
+        story.hear(Input::Cancelled {
+            why: CancelReason::Stop,
+            at: story.now,
+        }),
+        &[
+            "a person asked to stop",
+            "to do: stop the run run-plan-1 of `plan`",
+        ],
+    );
+    check(
+        story.plan(A),
+        &[
+            "the run of `plan` ended well ($0.00, an estimate)",
+            "`plan` cancelled: stopped by a person",
+        ],
+    );
+    let end = story.make_all(nothing_held);
+    assert_eq!(
+        end.last().map(String::as_str),
+        Some("the round ended: cancelled")
+    );
+}
+
+#[test]
+fn a_start_whose_reply_was_lost_is_looked_for_before_it_is_made_again() {
+    let mut story = Story::new();
+    story.open("s1");
+    story.make_all(|it| matches!(it, Effect::Start { .. }));
+    let key = *story.issue.owed.keys().next().expect("the start is owed");
+    let mut draft = Draft::new(story.issue.clone(), story.now);
+    draft.claim();
+    story.issue = draft.issue;
+    story.hear(Input::Faulted {
+        key,
+        fault: Fault::Ambiguous {
+            why: "timed out".into(),
+        },
+    });
+    story.later(5);
+    for _ in 0..2 {
+        let due = story.issue.due(story.now);
+        assert_eq!(
+            due.iter().map(|it| it.how).collect::<Vec<_>>(),
+            [shared::issue::How::Look]
+        );
+        story.hear(Input::Absent {
+            key,
+            certain: false,
+        });
+        assert!(
+            story.issue.due(story.now).is_empty(),
+            "the next look takes its time"
+        );
+        story.later(15);
+    }
+    story.hear(Input::Absent {
+        key,
+        certain: false,
+    });
+    let due = story.issue.due(story.now);
+    assert_eq!(
+        due.iter().map(|it| it.how).collect::<Vec<_>>(),
+        [shared::issue::How::Make]
+    );
+}
+
+#[test]
+fn a_run_that_turns_up_after_all_hope_is_stopped() {
+    let mut story = planned();
+    let key = *story
+        .issue
+        .starts
+        .iter()
+        .find(|(_, (task, _))| task.0 == "a")
+        .expect("a start")
+        .0;
+    let twin = Outcome::Started {
+        run: "twin".into(),
+        url: None,
+        begun: true,
+    };
+    check(
+        story.hear(Input::Performed { key, outcome: twin }),
+        &["to do: stop the run twin of `a`"],
+    );
+    let known = Outcome::Started {
+        run: "run-a-1".into(),
+        url: None,
+        begun: true,
+    };
+    check(
+        story.hear(Input::Performed {
+            key,
+            outcome: known,
+        }),
+        &[],
+    );
+}
+
+#[test]
+fn an_old_wish_to_stop_does_not_end_a_round_that_was_opened_after_it() {
+    let mut story = Story::new();
+    story.open("s1");
+    story.make_all(nothing_held);
+    let said_at = story.now;
+    story.hear(Input::Cancelled {
+        why: CancelReason::Stop,
+        at: said_at,
+    });
+    story.plan(A);
+    story.make_all(nothing_held);
+    story.later(60);
+    let text = "do go on".to_owned();
+    let (session, activity) = (SessionId::from("s1"), "p1".to_owned());
+    story.hear(Input::Prompted {
+        session,
+        activity,
+        text,
+        at: story.now,
+    });
+    assert_eq!(story.issue.round, 2);
+    check(
+        story.hear(Input::Cancelled {
+            why: CancelReason::Stop,
+            at: said_at,
+        }),
+        &[],
+    );
+}
+
+#[test]
+fn somebody_elses_undelegation_is_not_ours() {
+    let mut story = planned();
+    let from = |who: &str| CancelReason::Undelegated {
+        from: Some(who.into()),
+    };
+    check(
+        story.hear(Input::Cancelled {
+            why: from("another app"),
+            at: story.now,
+        }),
+        &[],
+    );
+    assert!(
+        !story
+            .hear(Input::Cancelled {
+                why: from("us"),
+                at: story.now
+            })
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_plan_that_is_none_is_sent_back_once() {
+    let mut story = Story::new();
+    story.open("s1");
+    story.make_all(nothing_held);
+    let loops = r#"{"id":"a","title":"A","kind":"builder","prompt":"p","depends_on":["a"]}"#;
+    let got = story.plan(loops);
+    assert!(
+        got.contains(
+            &"the plan was refused: the tasks depend on each other in a circle: a -> a".to_owned()
+        ),
+        "{got:?}"
+    );
+    let plan = story
+        .issue
+        .task(&TaskId::from("plan"))
+        .expect("the plan task");
+    let frame = words::frame(&story.issue, plan, shared::issue::ExecutorKind::Local);
+    assert!(
+        frame.contains("could not be used: the tasks depend on each other in a circle"),
+        "{frame}"
+    );
+    story.make_all(nothing_held);
+    let answer = Some(format!(r#"{{"tasks":[{loops}]}}"#));
+    story.run_ends(
+        "plan",
+        2,
+        Ok(RunResult {
+            answer,
+            ..RunResult::default()
+        }),
+    );
+    let end = story.make_all(nothing_held);
+    assert_eq!(
+        end.last().map(String::as_str),
+        Some("the round ended: failed")
+    );
+}
+
+#[test]
+fn a_failed_tasks_dependents_are_skipped_and_the_rest_goes_on() {
+    let mut story = Story::new();
+    story.open("s1");
+    story.make_all(nothing_held);
+    let c = r#"{"id":"c","title":"C","kind":"builder","prompt":"do c"}"#;
+    story.plan(&format!("{A},{B_AFTER_A},{c}"));
+    story.make_all(nothing_held);
+    let failure = Failure {
+        class: FailureClass::Refusal,
+        message: "it will not".into(),
+    };
+    story.run_ends("a", 1, Err(failure));
+    assert_eq!(
+        [story.state("a"), story.state("b"), story.state("c")],
+        ["failed", "skipped", "running"]
+    );
+}
+
+#[test]
+fn a_failed_run_is_tried_again_as_often_as_allowed() {
+    let mut story = planned();
+    let failure = || {
+        Err(Failure {
+            class: FailureClass::Agent,
+            message: "it gave up".into(),
+        })
+    };
+    story.run_ends("a", 1, failure());
+    assert_eq!(story.state("a"), "todo");
+    story.later(60);
+    story.hear(Input::Tick);
+    story.make_all(nothing_held);
+    assert_eq!(
+        story
+            .issue
+            .task(&TaskId::from("a"))
+            .and_then(|it| it.branch.clone())
+            .as_deref(),
+        Some("cyrus/eng-42/a-2")
+    );
+    story.run_ends("a", 2, failure());
+    assert_eq!(story.state("a"), "failed");
+}
+
+#[test]
+fn a_head_that_moved_is_judged_again() {
+    let mut story = planned();
+    story.run_ends("a", 1, Ok(RunResult::default()));
+    story.sees("a", story.pull("a", 1));
+    let moved = PullFacts {
+        head_sha: "beef".repeat(3),
+        ..story.pull("a", 1)
+    };
+    let key = story
+        .issue
+        .owed
+        .iter()
+        .find(|(_, it)| matches!(it.effect, Effect::Merge { .. }))
+        .map(|(key, _)| *key);
+    story.hear(Input::Performed {
+        key: key.expect("a merge is owed"),
+        outcome: Outcome::HeadMoved,
+    });
+    let got = story.sees("a", moved);
+    assert_eq!(
+        got.last().map(String::as_str),
+        Some("to do: merge #1 of `a` at beefbeef")
+    );
+}
+
+#[test]
+fn under_manual_a_person_merges() {
+    let mut story = Story::new();
+    story.policy.merge = MergeMode::Manual;
+    story.open("s1");
+    story.make_all(nothing_held);
+    story.plan(A);
+    story.make_all(nothing_held);
+    story.run_ends("a", 1, Ok(RunResult::default()));
+    story.sees("a", story.pull("a", 1));
+    story.make_all(nothing_held);
+    assert_eq!(
+        (story.state("a"), story.issue.phase().word()),
+        ("ready", "merging")
+    );
+    assert_eq!(
+        story.issue.waiting_for().as_deref(),
+        Some("a person has to merge https://github.com/acme/app/pull/1")
+    );
+    assert!(story.issue.reported);
+    story.sees(
+        "a",
+        PullFacts {
+            state: PullState::Merged,
+            ..story.pull("a", 1)
+        },
+    );
+    let end = story.make_all(nothing_held);
+    assert_eq!(
+        end.last().map(String::as_str),
+        Some("the round ended: succeeded")
+    );
+}
+
+#[test]
+fn a_closed_pull_request_cancels_its_task() {
+    let mut story = planned();
+    story.run_ends("a", 1, Ok(RunResult::default()));
+    story.sees(
+        "a",
+        PullFacts {
+            state: PullState::Closed,
+            ..story.pull("a", 1)
+        },
+    );
+    assert_eq!(
+        (story.state("a"), story.state("b")),
+        ("cancelled", "skipped")
+    );
+    let end = story.make_all(nothing_held);
+    assert_eq!(
+        end.last().map(String::as_str),
+        Some("the round ended: cancelled")
+    );
+}
+
+#[test]
+fn a_pull_request_that_is_not_ours_is_never_touched() {
+    let foreign: [fn(&mut PullFacts); 5] = [
+        |it| it.base_slug = "evil/app".into(),
+        |it| it.head_slug = Some("evil/app".into()),
+        |it| it.base_branch = "release".into(),
+        |it| it.head_branch = "cyrus/eng-42/other".into(),
+        |it| it.body = "no mark".into(),
+    ];
+    for spoil in foreign {
+        let mut story = planned();
+        story.run_ends("a", 1, Ok(RunResult::default()));
+        let mut facts = story.pull("a", 1);
+        spoil(&mut facts);
+        let got = story.sees("a", facts);
+        assert!(
+            got[0].starts_with("`a` failed: its pull request is not ours"),
+            "{got:?}"
+        );
+    }
+}
+
+#[test]
+fn only_green_is_green() {
+    let verdict = |spoil: fn(&mut PullFacts, &mut Policy)| {
+        let mut story = Story::new();
+        let mut facts = story.pull("a", 1);
+        let mut policy = story.policy.clone();
+        spoil(&mut facts, &mut policy);
+        story.policy = policy;
+        story.open("s1");
+        story.make_all(nothing_held);
+        story.plan(A);
+        story.make_all(nothing_held);
+        story.run_ends("a", 1, Ok(RunResult::default()));
+        story.sees("a", facts.clone());
+        let early = story.state("a");
+        story.later(60);
+        story.sees("a", facts);
+        let merging = story
+            .issue
+            .owed
+            .values()
+            .any(|it| matches!(it.effect, Effect::Merge { .. }));
+        (early, merging)
+    };
+    let no_checks: fn(&mut PullFacts, &mut Policy) = |facts, _| facts.checks.clear();
+    assert_eq!(verdict(|_, _| {}), ("validating", true));
+    assert_eq!(
+        verdict(no_checks),
+        ("validating", false),
+        "the required check is not there"
+    );
+    assert_eq!(
+        verdict(|facts, _| facts.mergeable = None),
+        ("validating", false)
+    );
+    assert_eq!(
+        verdict(|facts, _| facts.mergeable = Some(false)).0,
+        "failed"
+    );
+    assert_eq!(
+        verdict(|facts, _| facts.checks[0].state = CheckState::Pending),
+        ("validating", false)
+    );
+    assert_eq!(
+        verdict(|facts, _| facts.checks[0].state = CheckState::Failed).0,
+        "failed"
+    );
+    assert_eq!(
+        verdict(|facts, policy| {
+            facts.checks.clear();
+            policy.required_checks.clear();
+        }),
+        ("validating", true),
+        "after the grace a repository that reports none has none"
+    );
+    assert_eq!(
+        verdict(|facts, policy| {
+            facts.checks.push(Check {
+                name: "other".into(),
+                state: CheckState::Failed,
+            });
+            policy.required_checks = vec!["ci".into()];
+        }),
+        ("validating", true),
+        "only the required ones count"
+    );
+}
+
+#[test]
+fn a_remark_goes_along_with_what_starts_later() {
+    let mut story = planned();
+    let (session, activity) = (SessionId::from("s1"), "p1".to_owned());
+    let input = || Input::Prompted {
+        session: session.clone(),
+        activity: activity.clone(),
+        text: "use tabs".into(),
+        at: story_time(),
+    };
+    story.hear(input());
+    check(story.hear(input()), &[]);
+    let b = story.issue.task(&TaskId::from("b")).expect("b");
+    let frame = words::frame(&story.issue, b, shared::issue::ExecutorKind::Codegen);
+    assert!(
+        frame.contains("- use tabs") && frame.contains("\ndo b\n"),
+        "{frame}"
+    );
+}
+
+fn story_time() -> Time {
+    at("2026-11-20T12:10:00Z")
+}
+
+#[test]
+fn every_session_gets_a_last_word() {
+    let mut story = planned();
+    story.open("s2");
+    story.hear(Input::Cancelled {
+        why: CancelReason::Removed,
+        at: story.now,
+    });
+    story.run_ends(
+        "a",
+        1,
+        Err(Failure {
+            class: FailureClass::Cancelled,
+            message: "stopped".into(),
+        }),
+    );
+    let stop = story
+        .issue
+        .owed
+        .iter()
+        .find(|(_, it)| matches!(it.effect, Effect::Stop { .. }))
+        .map(|(key, _)| *key);
+    story.hear(Input::Performed {
+        key: stop.expect("a stop is owed"),
+        outcome: Outcome::Done,
+    });
+    assert!(told_to(&story.issue, "s1") > 0 && told_to(&story.issue, "s2") > 0);
+    let end = story.make_all(nothing_held);
+    assert_eq!(
+        end.last().map(String::as_str),
+        Some("the round ended: cancelled")
+    );
+}
