@@ -1,1 +1,161 @@
-fn main() {}
+//! The project's chores. `cargo xtask test` is all that decides whether a
+//! change is good; `cargo xtask bench store` measures the store.
+
+mod tools;
+
+use std::env;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The project's chores")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Installs the pinned test tools, then runs every check and every test
+    Test,
+    /// Measures something
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Durable steps per second, beside a store that commits each step alone
+    Store,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = House::find().and_then(|house| match arguments.chore {
+        Chore::Test => test(&house),
+        Chore::Bench { what: Bench::Store } => house.run(
+            "cargo",
+            &["bench", "--package", "tests", "--bench", "store"],
+        ),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: FAILED: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test(house: &House) -> Result<()> {
+    let start = Instant::now();
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    let steps: [(&str, &dyn Fn() -> Result<Outcome>); 6] = [
+        ("format", &|| {
+            house.check("cargo", &["fmt", "--all", "--check"])
+        }),
+        ("agent program", &|| tools::agent_program(house)),
+        ("clippy", &|| house.check("cargo", &clippy)),
+        ("dependencies", &|| tools::deny(house)),
+        ("advisories", &|| tools::advisories(house)),
+        ("tests", &|| {
+            house.check("cargo", &["test", "--workspace", "--locked"])
+        }),
+    ];
+    let mut skipped = Vec::new();
+    for (name, step) in steps {
+        println!("xtask: {name} …");
+        let begun = Instant::now();
+        let outcome = step().with_context(|| format!("the step `{name}`"))?;
+        let seconds = begun.elapsed().as_secs_f64();
+        match outcome {
+            Outcome::Passed => println!("xtask: {name}: ok in {seconds:.1} s"),
+            Outcome::Skipped(why) => {
+                println!("xtask: {name}: SKIPPED: {why}");
+                skipped.push(name);
+            }
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let skipped = match skipped.as_slice() {
+        [] => String::new(),
+        some => format!("; skipped: {}", some.join(", ")),
+    };
+    println!("xtask: all good in {seconds:.1} s{skipped}");
+    Ok(())
+}
+
+/// What became of a step that did not fail.
+enum Outcome {
+    Passed,
+    Skipped(String),
+}
+
+/// The repository on this machine.
+struct House {
+    root: PathBuf,
+    /// A machine that lacks something must say so by failing.
+    ci: bool,
+}
+
+impl House {
+    fn find() -> Result<Self> {
+        // Cargo sets it for `cargo run`, which is how this program is started.
+        let package = env::var_os("CARGO_MANIFEST_DIR").context("start this as `cargo xtask`")?;
+        let mut root = PathBuf::from(package);
+        root.pop();
+        Ok(Self {
+            root,
+            ci: env::var("CI").is_ok_and(|it| it == "true"),
+        })
+    }
+
+    /// Where pinned tools live.
+    fn tools(&self) -> PathBuf {
+        self.root.join("target/tools")
+    }
+
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.root);
+        command
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Result<()> {
+        let status = self.command(program).args(arguments).status();
+        let shown = format!("{program} {}", arguments.join(" "));
+        if !status
+            .with_context(|| format!("start `{shown}`"))?
+            .success()
+        {
+            bail!("`{shown}` failed");
+        }
+        Ok(())
+    }
+
+    fn check(&self, program: &str, arguments: &[&str]) -> Result<Outcome> {
+        self.run(program, arguments).map(|()| Outcome::Passed)
+    }
+
+    /// This machine lacks something: that is to be seen, and under `CI=true` it is a failure.
+    fn lacks(&self, what: String) -> Result<Outcome> {
+        if self.ci {
+            bail!("{what}, and CI=true");
+        }
+        Ok(Outcome::Skipped(what))
+    }
+}
