@@ -7,7 +7,7 @@
 //! * `folder`: a job's folder, from which every step can be taken up again.
 //! * [`supervisor`]: the process above one agent; it outlives us.
 //! * `agent`: agent programs, their command lines and what their output means.
-//! * [`worktree`]: git.
+//! * [`worktree`]: git, from the fetch to the push.
 //! * `process`: killing what is left of an agent.
 //! * [`environment`]: what agents, and git, may see of our environment.
 

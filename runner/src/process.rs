@@ -18,6 +18,8 @@ struct Process {
     session: i32,
     /// Ticks since boot.
     started: u64,
+    /// Dead already, and only not taken note of.
+    zombie: bool,
 }
 
 /// Sends a signal to a process group; one that is gone is none of our worry.
@@ -39,10 +41,11 @@ pub(crate) fn kill_descendants() -> bool {
     left.is_empty()
 }
 
-/// Kills what is left of an agent whose supervisor has died.
-pub(crate) fn kill_left_behind(agent: &Agent) {
+/// Kills what is left of an agent whose supervisor has died. To be asked again
+/// with the same `doomed` until it says that all are gone.
+pub(crate) fn kill_left_behind(agent: &Agent, doomed: &mut Doomed) -> bool {
     if agent.boot != boot() {
-        return;
+        return true;
     }
     let processes = all();
     if processes.is_empty() {
@@ -56,25 +59,34 @@ pub(crate) fn kill_left_behind(agent: &Agent) {
         {
             signal_group(group, Signal::KILL);
         }
-        return;
+        return true;
     }
     // As long as a member of the session lives, nobody else gets its number; a
     // leader that started at another time leads another session.
-    let reused = processes
-        .get(&agent.session)
-        .is_some_and(|it| Some(it.started) != agent.session_started);
-    if reused {
-        return;
+    let leader = processes.get(&agent.session);
+    if leader.is_none_or(|it| Some(it.started) == agent.session_started) {
+        let members: BTreeSet<i32> = processes
+            .iter()
+            .filter(|(_, it)| it.session == agent.session)
+            .map(|(pid, _)| *pid)
+            .collect();
+        for pid in descendants(&processes, &members).into_iter().chain(members) {
+            doomed.0.insert(pid, processes[&pid].started);
+        }
     }
-    let members: BTreeSet<i32> = processes
-        .iter()
-        .filter(|(_, it)| it.session == agent.session)
-        .map(|(pid, _)| *pid)
-        .collect();
-    let mut doomed = descendants(&processes, &members);
-    doomed.extend(members);
-    kill(doomed.into_iter());
+    doomed.0.retain(|pid, started| {
+        processes
+            .get(pid)
+            .is_some_and(|it| it.started == *started && !it.zombie)
+    });
+    kill(doomed.0.keys().copied());
+    doomed.0.is_empty()
 }
+
+/// Processes that are to be killed: by number and start, for numbers come again.
+/// Their tree is known only until the first of them dies.
+#[derive(Debug, Default)]
+pub(crate) struct Doomed(BTreeMap<i32, u64>);
 
 /// When this very process started, in ticks since boot.
 pub(crate) fn own_start() -> Option<u64> {
@@ -137,6 +149,7 @@ fn parse(stat: &str) -> Option<Process> {
         parent: fields.get(1)?.parse().ok()?,
         session: fields.get(3)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
+        zombie: *fields.first()? == "Z",
     })
 }
 
@@ -152,7 +165,8 @@ mod tests {
             Some(Process {
                 parent: 7,
                 session: 40,
-                started: 123_456
+                started: 123_456,
+                zombie: false,
             })
         );
         assert_eq!(parse("42 (cut) S 7"), None);
@@ -165,6 +179,7 @@ mod tests {
             parent,
             session: 0,
             started: 0,
+            zombie: false,
         };
         let all = BTreeMap::from([
             (1, process(0)),

@@ -30,8 +30,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long an agent may take to end after it was asked to.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long the killed may take to be gone.
-const SWEEP_MAX: Duration = Duration::from_secs(10);
-const SWEEP_PAUSE: Duration = Duration::from_millis(10);
+pub(crate) const SWEEP_MAX: Duration = Duration::from_secs(10);
+pub(crate) const SWEEP_PAUSE: Duration = Duration::from_millis(10);
 /// An agent that prints more than this is killed, bytes.
 const OUTPUT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// The end of the standard error that is kept, bytes.

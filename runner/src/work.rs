@@ -15,11 +15,12 @@ use shared::issue::{Ending, Failure, FailureClass, Fault, RunResult, clip};
 use shared::ports::{Forge, Job, OpenAsk, Opened};
 use tokio::process::Command;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::agent::Program;
 use crate::folder::{Exit, Folder, Launch, Standing};
-use crate::process;
+use crate::process::{Doomed, kill_left_behind};
+use crate::supervisor::{SWEEP_MAX, SWEEP_PAUSE};
 use crate::worktree::{Git, Ground};
 
 /// How often a supervisor that is not our own child is looked after.
@@ -88,7 +89,11 @@ async fn steps(shop: &Shop, folder: &Folder, job: &Job, stop: &Stop) -> io::Resu
             Standing::Supervised => sleep(LOOK).await,
             Standing::Exited(exit) => return finish(shop, folder, job, exit, stop).await,
             Standing::Abandoned(agent) => {
-                process::kill_left_behind(&agent);
+                let mut doomed = Doomed::default();
+                let until = Instant::now() + SWEEP_MAX;
+                while !kill_left_behind(&agent, &mut doomed) && Instant::now() < until {
+                    sleep(SWEEP_PAUSE).await;
+                }
                 return Ok(failed(Failure {
                     class: FailureClass::Lost,
                     message: "the runner lost sight of the agent and has ended it".into(),
@@ -190,8 +195,9 @@ async fn supervise(shop: &Shop, folder: &Folder) -> io::Result<()> {
         .args(args)
         .arg(folder.path())
         .env_clear()
-        .envs(&shop.agent_env)
         .envs(shop.program.env().iter().copied())
+        // What the user says goes before what we think.
+        .envs(&shop.agent_env)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(File::create(folder.path().join("supervisor.err"))?)

@@ -1,0 +1,289 @@
+//! The local executor with the real Claude Code, at the version that the tests
+//! pin, against a model service that answers by a script.
+//!
+//! Without the program these tests say that they are skipped; under `CI=true`
+//! they fail.
+
+#[expect(dead_code, reason = "the other tests use the rest")]
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use shared::issue::{FailureClass, RunId, TaskKind};
+use shared::ports::{Executor, Job};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use world::model::{self, Conversation, Model, Reply};
+use world::serve::Server;
+
+use common::{LONG, Machine, Watched};
+
+/// Where `npm ci` in `target/tools` puts the program.
+const PLACES: [&str; 2] = [
+    "target/tools/node_modules/@anthropic-ai/claude-code-linux-x64/claude",
+    "target/tools/node_modules/@anthropic-ai/claude-code/bin/claude.exe",
+];
+
+fn program() -> Option<PathBuf> {
+    let named = std::env::var_os("CLAUDE_BIN_FOR_TESTS").map(PathBuf::from);
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let installed = PLACES.iter().map(|it| workspace.join(it));
+    let found = named.into_iter().chain(installed).find(|it| it.is_file());
+    if found.is_none() {
+        let how = "Claude Code is not installed: `cargo xtask test` puts it into target/tools";
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "{how}");
+        eprintln!("SKIPPED, nothing was tested. {how}");
+    }
+    found
+}
+
+/// A machine whose agent is the real program, and the model it speaks with.
+struct Scene {
+    machine: Machine,
+    model: Model,
+    _server: Server,
+}
+
+impl Scene {
+    async fn new(script: impl Fn(&Conversation) -> Reply + Send + Sync + 'static) -> Option<Self> {
+        let mut machine = Machine::new("exit 1");
+        machine.claude = program()?;
+        let model = Model::new(script);
+        let server = Server::start(model::router(model.clone()))
+            .await
+            .expect("served");
+        machine
+            .agent_env
+            .insert("ANTHROPIC_BASE_URL".into(), server.url());
+        Some(Self {
+            machine,
+            model,
+            _server: server,
+        })
+    }
+
+    fn job(&self, kind: TaskKind) -> Job {
+        let mut job = self.machine.job("k1", kind);
+        job.agent.model = Some("claude-sonnet-4-5".into());
+        job
+    }
+
+    async fn start(&self, job: &Job) -> Watched {
+        let watched = self.machine.executor();
+        watched.start(job).await;
+        watched
+    }
+}
+
+/// Writes `hello.txt` in the worktree once, then is content.
+fn writes(it: &Conversation) -> Reply {
+    if it.called("Write") {
+        return Reply::say("I wrote hello.txt.");
+    }
+    let place = place(it).unwrap_or_default();
+    Reply::call(
+        "Write",
+        json!({ "file_path": format!("{place}/hello.txt"), "content": "hello\n" }),
+    )
+}
+
+/// The folder that the program tells the model it works in.
+fn place(it: &Conversation) -> Option<String> {
+    let told = format!("{}\n{}", it.system, it.asked());
+    let line = told
+        .lines()
+        .find(|line| line.to_lowercase().contains("working directory:"))?;
+    Some(line.split_once(": ")?.1.trim().to_owned())
+}
+
+#[tokio::test]
+async fn a_change_by_the_real_program_becomes_a_pull_request() {
+    let Some(scene) = Scene::new(writes).await else {
+        return;
+    };
+    let job = scene.job(TaskKind::Builder);
+    let mut watched = scene.start(&job).await;
+    let ending = watched.ended("k1").await;
+    let result = ending.result.expect("a success");
+    assert_eq!(result.text, "I wrote hello.txt.");
+    assert!(result.pull_url.is_some());
+    let hello = scene
+        .machine
+        .git("remote.git", &["show", "cyrus/eng-1/api:hello.txt"]);
+    assert_eq!(hello, "hello");
+    assert!(
+        ending.cost_usd.is_some_and(|it| it > 0.0),
+        "{:?}",
+        ending.cost_usd
+    );
+    let seen = scene.model.seen();
+    assert!(
+        seen[0].asked().contains(&job.prompt),
+        "the prompt arrives verbatim"
+    );
+    assert_eq!(seen[0].key.as_deref(), Some("sk-ant-test"));
+}
+
+#[tokio::test]
+async fn a_plan_is_the_structured_answer() {
+    let plan = json!({ "tasks": [{ "id": "api" }] });
+    let answer = plan.clone();
+    let Some(scene) = Scene::new(move |it| {
+        if it.called("StructuredOutput") || !it.offers("StructuredOutput") {
+            return Reply::say("ok");
+        }
+        Reply::call("StructuredOutput", answer.clone())
+    })
+    .await
+    else {
+        return;
+    };
+    let mut job = scene.job(TaskKind::Orchestrator);
+    let schema = json!({
+        "type": "object", "required": ["tasks"],
+        "properties": { "tasks": { "type": "array", "items": { "type": "object" } } },
+    });
+    job.answer_schema = Some(schema.to_string());
+    let mut watched = scene.start(&job).await;
+    let result = watched.succeeded("k1").await;
+    let given = result.answer.expect("an answer");
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&given).expect("JSON"),
+        plan
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_never_comes_is_a_failure() {
+    let Some(scene) = Scene::new(|_| Reply::say("I will not.")).await else {
+        return;
+    };
+    let mut job = scene.job(TaskKind::Orchestrator);
+    job.answer_schema = Some(r#"{"type":"object"}"#.into());
+    let mut watched = scene.start(&job).await;
+    watched.failed_as("k1", FailureClass::Agent).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_may_only_read_writes_nothing() {
+    let Some(scene) = Scene::new(writes).await else {
+        return;
+    };
+    let mut watched = scene.start(&scene.job(TaskKind::Scoper)).await;
+    watched.succeeded("k1").await;
+    let last = scene.model.seen().pop().expect("a request");
+    let brought = last.brought();
+    assert!(brought.iter().all(|(_, is_error)| *is_error), "{brought:?}");
+    assert!(!brought.is_empty());
+}
+
+#[tokio::test]
+async fn a_tool_that_is_not_allowed_is_denied_and_that_is_said() {
+    let Some(scene) = Scene::new(|it| {
+        let tries = it.brought().len();
+        match tries {
+            0 => Reply::call(
+                "Write",
+                json!({ "file_path": format!("{}/a", place(it).unwrap_or_default()), "content": "a" }),
+            ),
+            // Outside of the worktree.
+            1 => Reply::call("Write", json!({ "file_path": "/escaped.txt", "content": "x" })),
+            _ => Reply::say("I tried."),
+        }
+    })
+    .await
+    else {
+        return;
+    };
+    let mut watched = scene.start(&scene.job(TaskKind::Builder)).await;
+    let result = watched.succeeded("k1").await;
+    assert!(
+        result.text.contains("It was not allowed to use: Write."),
+        "{}",
+        result.text
+    );
+    assert!(!Path::new("/escaped.txt").exists());
+}
+
+#[tokio::test]
+async fn a_refused_key_is_told_apart_from_a_service_that_is_down() {
+    for (status, kind, class) in [
+        (401, "authentication_error", FailureClass::Auth),
+        (529, "overloaded_error", FailureClass::Outage),
+    ] {
+        let Some(mut scene) = Scene::new(move |_| Reply::fail(status, kind, "no")).await else {
+            return;
+        };
+        scene
+            .machine
+            .agent_env
+            .insert("CLAUDE_CODE_MAX_RETRIES".into(), "1".into());
+        let mut watched = scene.start(&scene.job(TaskKind::Builder)).await;
+        watched.failed_as("k1", class).await;
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_goes_on_for_ever_ends_at_its_budget() {
+    let Some(scene) = Scene::new(|_| Reply::call("Glob", json!({ "pattern": "*" }))).await else {
+        return;
+    };
+    let mut job = scene.job(TaskKind::Builder);
+    job.cost_max = Some(0.01);
+    let mut watched = scene.start(&job).await;
+    let ending = watched.ended("k1").await;
+    assert_eq!(
+        ending.result.map_err(|it| it.class),
+        Err(FailureClass::Budget)
+    );
+    assert!(
+        ending.cost_usd.is_some_and(|it| it >= 0.01),
+        "{:?}",
+        ending.cost_usd
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_killed_agent_leaves_no_process() {
+    let (asked, mut hears) = watch::channel(());
+    let Some(scene) = Scene::new(move |_| {
+        asked.send_replace(());
+        Reply::Hang
+    })
+    .await
+    else {
+        return;
+    };
+    let mut watched = scene.start(&scene.job(TaskKind::Builder)).await;
+    timeout(LONG, hears.changed())
+        .await
+        .expect("in time")
+        .expect("asked");
+    assert!(!at_work(&scene).is_empty());
+    watched
+        .executor
+        .stop(&RunId::from("k1"))
+        .await
+        .expect("asked");
+    watched.failed_as("k1", FailureClass::Cancelled).await;
+    assert_eq!(at_work(&scene), Vec::<String>::new());
+}
+
+/// The processes that know this scene's model: the supervisor, the agent, its tools.
+#[cfg(target_os = "linux")]
+fn at_work(scene: &Scene) -> Vec<String> {
+    let url = format!(
+        "ANTHROPIC_BASE_URL={}",
+        scene.machine.agent_env["ANTHROPIC_BASE_URL"]
+    );
+    std::fs::read_dir("/proc")
+        .expect("processes")
+        .filter_map(|it| it.ok()?.file_name().into_string().ok())
+        .filter(|pid| {
+            let env = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            common::text(&env).split('\0').any(|it| it == url) && common::lives(pid)
+        })
+        .collect()
+}

@@ -1,0 +1,605 @@
+//! The local executor with real processes and a real git; only the agent is a
+//! shell script.
+
+mod common;
+
+use std::fs::{self, File};
+
+use runner::LocalExecutor;
+use shared::issue::{FailureClass, RunId, Sight, TaskKind};
+use shared::ports::{Executor, Settlement};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use common::{CONTENT, LONG, Machine, lives};
+
+const WRITES: &str = "cat > prompt.txt; echo hello > hello.txt";
+
+#[tokio::test]
+async fn a_change_becomes_a_pull_request() {
+    let machine = Machine::new(&format!("{WRITES}\n{CONTENT}"));
+    let mut watched = machine.executor();
+    let job = machine.job("k1", TaskKind::Builder);
+
+    let started = watched.start(&job).await;
+    assert_eq!((started.run.0.as_str(), started.begun), ("k1", true));
+    let ending = watched.ended("k1").await;
+    let result = ending.result.expect("a success");
+    assert_eq!(result.text, "All done.");
+    assert_eq!(
+        result.pull_url.as_deref(),
+        Some("https://forge.example/o/r/pull/1")
+    );
+    assert_eq!(
+        (result.branch, result.changed, result.answer),
+        (None, Some(true), None)
+    );
+    assert_eq!(ending.cost_usd, Some(0.25));
+
+    let show = |what: &str| machine.git("remote.git", &["show", what]);
+    assert_eq!(show("cyrus/eng-1/api:hello.txt"), "hello");
+    assert_eq!(
+        show("cyrus/eng-1/api:prompt.txt"),
+        job.prompt,
+        "the prompt arrives verbatim"
+    );
+    let log = machine.git(
+        "remote.git",
+        &["log", "--format=%an|%s", "main..cyrus/eng-1/api"],
+    );
+    assert_eq!(log, "Cyrus|Say hello (ENG-1)");
+    let opened = machine.forge.opened.lock().expect("no poison");
+    assert_eq!(opened.len(), 1);
+    assert_eq!(
+        (opened[0].slug.as_str(), opened[0].base.as_str()),
+        ("o/r", "main")
+    );
+    assert_eq!(
+        (opened[0].branch.as_str(), opened[0].title.as_str()),
+        ("cyrus/eng-1/api", "Say hello (ENG-1)")
+    );
+    assert!(
+        opened[0].body.contains("<!-- cyrus:ENG-1/api -->"),
+        "{}",
+        opened[0].body
+    );
+}
+
+#[tokio::test]
+async fn the_same_key_is_the_same_run() {
+    let machine = Machine::new(&format!("{WRITES}\n{CONTENT}"));
+    let mut watched = machine.executor();
+    let job = machine.job("k1", TaskKind::Builder);
+    assert_eq!(
+        watched.executor.settle(&job).await,
+        Ok(Settlement::Absent { certain: true }),
+        "nothing was started"
+    );
+    let (one, two) = tokio::join!(watched.executor.start(&job), watched.executor.start(&job));
+    assert_eq!(one.expect("accepted").run, two.expect("accepted").run);
+    watched.succeeded("k1").await;
+    assert!(watched.start(&job).await.begun);
+    assert!(matches!(
+        watched.executor.settle(&job).await,
+        Ok(Settlement::Found(_))
+    ));
+    assert_eq!(watched.sight("k2").await, Sight::Gone);
+    assert_eq!(machine.runs(), 1);
+
+    let foreign = machine.job("../k", TaskKind::Builder);
+    assert!(watched.executor.start(&foreign).await.is_err());
+}
+
+#[tokio::test]
+async fn an_agent_that_changes_nothing_has_failed() {
+    for nothing in [
+        "true",
+        "echo x > x; rm x",
+        "git -c user.name=A -c user.email=a@localhost commit --quiet --allow-empty -m nothing",
+    ] {
+        let machine = Machine::new(&format!("{nothing}\n{CONTENT}"));
+        let mut watched = machine.executor();
+        watched.start(&machine.job("k1", TaskKind::Debugger)).await;
+        let ending = watched.ended("k1").await;
+        let failure = ending.result.expect_err("a failure");
+        assert_eq!(failure.class, FailureClass::Agent);
+        assert!(
+            failure.message.starts_with("the agent changed nothing"),
+            "{failure:?}"
+        );
+        assert_eq!(
+            ending.cost_usd,
+            Some(0.25),
+            "it cost something all the same"
+        );
+        assert!(machine.pushed().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_the_agent_commits_itself_counts_and_what_it_left_for_git_to_run_does_not_run() {
+    let machine = Machine::new(&format!(
+        "mkdir hooks
+        for it in pre-commit pre-push post-checkout reference-transaction; do
+            printf '#!/bin/sh\\ntouch \"$HOME/hooked\"\\n' > hooks/$it; chmod +x hooks/$it
+        done
+        echo hello > hello.txt; git add hello.txt
+        git -c user.name=A -c user.email=a@localhost commit --quiet -m mine
+        git config core.hooksPath \"$PWD/hooks\"
+        git config core.fsmonitor 'touch \"$HOME/hooked\"'
+        {CONTENT}"
+    ));
+    let mut watched = machine.executor();
+    watched.start(&machine.job("k1", TaskKind::Builder)).await;
+    watched.succeeded("k1").await;
+    let log = machine.git(
+        "remote.git",
+        &["log", "--format=%an|%s", "main..cyrus/eng-1/api"],
+    );
+    assert_eq!(log, "Cyrus|Say hello (ENG-1)\nA|mine");
+    assert!(!machine.at("home/hooked").exists());
+}
+
+#[tokio::test]
+async fn a_branch_that_others_have_is_left_alone() {
+    let machine = Machine::new(&format!("{WRITES}\n{CONTENT}"));
+    machine.git(
+        "clone",
+        &[
+            "push",
+            "--quiet",
+            "origin",
+            "main:refs/heads/cyrus/eng-1/api",
+        ],
+    );
+    machine.git("clone", &["branch", "cyrus/eng-1/api-2"]);
+    let theirs = machine.git("remote.git", &["rev-parse", "cyrus/eng-1/api"]);
+    let mut watched = machine.executor();
+    watched.start(&machine.job("k1", TaskKind::Builder)).await;
+    let result = watched.succeeded("k1").await;
+    assert_eq!(result.branch.as_deref(), Some("cyrus/eng-1/api-3"));
+    assert_eq!(machine.pushed(), ["cyrus/eng-1/api", "cyrus/eng-1/api-3"]);
+    assert_eq!(
+        machine.git("remote.git", &["rev-parse", "cyrus/eng-1/api"]),
+        theirs
+    );
+}
+
+#[tokio::test]
+async fn a_branch_that_others_make_meanwhile_is_left_alone_too() {
+    // While the agent works, somebody takes the name.
+    let machine = Machine::new(&format!(
+        "{WRITES}; git push --quiet origin main~0:refs/heads/cyrus/eng-1/api\n{CONTENT}"
+    ));
+    let mut watched = machine.executor();
+    watched.start(&machine.job("k1", TaskKind::Builder)).await;
+    assert_eq!(
+        watched.succeeded("k1").await.branch.as_deref(),
+        Some("cyrus/eng-1/api-2")
+    );
+    let theirs = machine.git("remote.git", &["rev-parse", "cyrus/eng-1/api"]);
+    assert_eq!(theirs, machine.git("remote.git", &["rev-parse", "main"]));
+}
+
+#[tokio::test]
+async fn an_answer_is_returned_and_its_changes_are_thrown_away() {
+    let machine = Machine::new(&format!(
+        "{WRITES}\n{}",
+        CONTENT.replace(
+            r#""result":"#,
+            r#""structured_output":{"tasks":[]},"result":"#
+        )
+    ));
+    let mut watched = machine.executor();
+    let mut job = machine.job("k1", TaskKind::Orchestrator);
+    job.answer_schema = Some(r#"{"type":"object"}"#.into());
+    watched.start(&job).await;
+    let result = watched.succeeded("k1").await;
+    assert_eq!(result.answer.as_deref(), Some(r#"{"tasks":[]}"#));
+    assert_eq!(
+        (result.pull_url, result.branch, result.changed),
+        (None, None, None)
+    );
+    assert!(machine.pushed().is_empty());
+    assert_eq!(
+        machine.git("clone", &["branch", "--format=%(refname:short)"]),
+        "main"
+    );
+    assert!(machine.forge.opened.lock().expect("no poison").is_empty());
+}
+
+#[tokio::test]
+async fn what_is_not_set_up_is_said_with_its_remedy() {
+    type Spoil = fn(&mut Machine, &mut shared::ports::Job);
+    let cases: [(&str, FailureClass, &str, Spoil); 6] = [
+        (
+            "no program",
+            FailureClass::Invalid,
+            "CLAUDE_BIN",
+            |machine, _| {
+                machine.claude = "no-such-program-here".into();
+            },
+        ),
+        (
+            "no folder",
+            FailureClass::Invalid,
+            "does not exist",
+            |machine, job| {
+                job.repository.path = machine.at("nowhere").to_string_lossy().into_owned();
+            },
+        ),
+        (
+            "no repository",
+            FailureClass::Invalid,
+            "is not a git repository",
+            |machine, job| {
+                job.repository.path = machine.at("home").to_string_lossy().into_owned();
+            },
+        ),
+        (
+            "no remote",
+            FailureClass::Outage,
+            "cannot be reached",
+            |machine, _| {
+                fs::remove_dir_all(machine.at("remote.git")).expect("removed");
+            },
+        ),
+        (
+            "no origin",
+            FailureClass::Invalid,
+            "git remote add origin",
+            |machine, _| {
+                machine.git("clone", &["remote", "remove", "origin"]);
+            },
+        ),
+        ("no base", FailureClass::Invalid, "baseBranch", |_, job| {
+            job.repository.base_branch = "trunk".into();
+        }),
+    ];
+    for (name, class, words, spoil) in cases {
+        let mut machine = Machine::new(CONTENT);
+        let mut job = machine.job("k1", TaskKind::Builder);
+        spoil(&mut machine, &mut job);
+        let mut watched = machine.executor();
+        watched.start(&job).await;
+        let failure = watched.failed("k1").await;
+        assert_eq!(failure.class, class, "{name}: {failure:?}");
+        assert!(failure.message.contains(words), "{name}: {failure:?}");
+        assert_eq!(machine.runs(), 0, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_stopped_run_leaves_no_process_and_no_branch() {
+    let machine = Machine::new(
+        "setsid sleep 1000 & echo $! > \"$HOME/orphan.pid\"
+        echo hello > hello.txt; echo $$ > \"$HOME/started\"; sleep 1000",
+    );
+    let mut started = machine.gate("started");
+    let mut watched = machine.executor();
+    watched.start(&machine.job("k1", TaskKind::Builder)).await;
+    let agent = started.hear().await;
+    assert_eq!(watched.sight("k1").await, Sight::Working);
+
+    watched
+        .executor
+        .stop(&RunId::from("k1"))
+        .await
+        .expect("asked");
+    watched.failed_as("k1", FailureClass::Cancelled).await;
+    let orphan = fs::read_to_string(machine.at("home/orphan.pid")).expect("its number");
+    assert!(!lives(&agent) && !lives(orphan.trim()));
+    assert!(machine.pushed().is_empty());
+    // Stopping what has ended, or never was, is a success.
+    watched
+        .executor
+        .stop(&RunId::from("k1"))
+        .await
+        .expect("nothing to do");
+    watched
+        .executor
+        .stop(&RunId::from("k9"))
+        .await
+        .expect("nothing to do");
+}
+
+#[tokio::test]
+async fn runs_wait_for_a_slot_in_their_order_and_can_be_stopped_there() {
+    let mut machine = Machine::new(&format!(
+        "echo $$ > \"$HOME/started\"; read go < \"$HOME/go\"\n{WRITES}\n{CONTENT}"
+    ));
+    machine.concurrency = 1;
+    let (mut started, mut go) = (machine.gate("started"), machine.gate("go"));
+    let mut watched = machine.executor();
+    assert!(
+        watched
+            .start(&machine.job("k1", TaskKind::Scoper))
+            .await
+            .begun
+    );
+    assert!(
+        !watched
+            .start(&machine.job("k2", TaskKind::Scoper))
+            .await
+            .begun
+    );
+    assert!(
+        !watched
+            .start(&machine.job("k3", TaskKind::Scoper))
+            .await
+            .begun
+    );
+    started.hear().await;
+    assert_eq!(watched.sight("k2").await, Sight::Waiting);
+
+    watched
+        .executor
+        .stop(&RunId::from("k2"))
+        .await
+        .expect("asked");
+    watched.failed_as("k2", FailureClass::Cancelled).await;
+    assert_eq!(
+        (watched.sight("k1").await, watched.sight("k3").await),
+        (Sight::Working, Sight::Waiting)
+    );
+    go.tell().await;
+    watched.succeeded("k1").await;
+    started.hear().await;
+    go.tell().await;
+    watched.succeeded("k3").await;
+    assert_eq!(machine.runs(), 2);
+}
+
+#[tokio::test]
+async fn an_agent_that_takes_too_long_is_killed_even_if_it_is_deaf() {
+    let machine = Machine::new("trap '' TERM; while :; do sleep 1; done");
+    let mut watched = machine.executor();
+    let mut job = machine.job("k1", TaskKind::Builder);
+    job.seconds_max = 1;
+    watched.start(&job).await;
+    watched.failed_as("k1", FailureClass::Timeout).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_an_agent_leaves_running_is_swept_away() {
+    // Detached twice over, in a session of its own.
+    let machine = Machine::new(&format!(
+        "{WRITES}
+        (setsid sh -c 'echo $$ > \"$HOME/orphan\"; exec sleep 1000' < /dev/null > /dev/null 2>&1 &)
+        {CONTENT}
+        exec > /dev/null; read gone < \"$HOME/orphan\"; echo $gone > \"$HOME/orphan.pid\""
+    ));
+    let mut watched = machine.executor();
+    watched.start(&machine.job("k1", TaskKind::Builder)).await;
+    watched.succeeded("k1").await;
+    let orphan = fs::read_to_string(machine.at("home/orphan.pid")).expect("its number");
+    assert!(!lives(orphan.trim()), "{orphan}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_agent_sees_its_fixed_environment_and_nothing_else() {
+    let machine = Machine::new(&format!(
+        "tr '\\0' '\\n' < /proc/$$/environ > agent.env
+        tr '\\0' '\\n' < /proc/$PPID/environ > supervisor.env\n{CONTENT}"
+    ));
+    let mut watched = machine.executor();
+    watched.start(&machine.job("k1", TaskKind::Builder)).await;
+    watched.succeeded("k1").await;
+    for whose in ["agent", "supervisor"] {
+        let seen = machine.git(
+            "remote.git",
+            &["show", &format!("cyrus/eng-1/api:{whose}.env")],
+        );
+        let mut names: Vec<&str> = seen
+            .lines()
+            .filter_map(|it| it.split_once('='))
+            .map(|(name, _)| name)
+            .collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "ANTHROPIC_API_KEY",
+                "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC",
+                "CLAUDE_CODE_MAX_RETRIES",
+                "DISABLE_AUTOUPDATER",
+                "DISABLE_TELEMETRY",
+                "HOME",
+                "PATH",
+            ],
+            "{whose}"
+        );
+    }
+}
+
+/// Runs `first` on an executor that then dies where it stands.
+fn until_killed<F: Future<Output = ()>>(machine: &Machine, first: impl FnOnce(LocalExecutor) -> F) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let watched = machine.executor();
+        first(watched.executor).await;
+    });
+    // As with a kill, nothing is finished, and nobody is told.
+    runtime.shutdown_background();
+}
+
+fn now<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Runtime::new()
+        .expect("a runtime")
+        .block_on(future)
+}
+
+#[test]
+fn an_agent_works_on_while_we_are_dead_and_is_found_again() {
+    let machine = Machine::new(&format!(
+        "echo $$ > \"$HOME/started\"; read go < \"$HOME/go\"\n{WRITES}\n{CONTENT}"
+    ));
+    let job = machine.job("k1", TaskKind::Builder);
+    until_killed(&machine, async |executor| {
+        let mut started = machine.gate("started");
+        executor.start(&job).await.expect("accepted");
+        started.hear().await;
+    });
+    now(async {
+        let mut watched = machine.executor();
+        assert_eq!(
+            watched.sight("k1").await,
+            Sight::Waiting,
+            "known before it is taken up"
+        );
+        assert_eq!(watched.executor.resume().await.expect("resumed"), 1);
+        assert_eq!(watched.sight("k1").await, Sight::Working);
+        assert!(watched.start(&job).await.begun, "the same run");
+        // Held open until the agent has read it.
+        let mut go = machine.gate("go");
+        go.tell().await;
+        watched.succeeded("k1").await;
+        assert_eq!(machine.runs(), 1);
+        assert_eq!(machine.pushed(), ["cyrus/eng-1/api"]);
+    });
+    now(async {
+        let watched = machine.executor();
+        assert_eq!(watched.executor.resume().await.expect("resumed"), 0);
+        assert!(matches!(watched.sight("k1").await, Sight::Ended(_)));
+        assert_eq!(machine.worktrees(), 0, "the worktree is gone");
+    });
+}
+
+#[test]
+fn an_agent_that_ended_while_we_were_dead_has_not_worked_in_vain() {
+    let machine = Machine::new(&format!(
+        "echo $$ > \"$HOME/started\"; read go < \"$HOME/go\"\n{WRITES}\n{CONTENT}"
+    ));
+    until_killed(&machine, async |executor| {
+        let mut started = machine.gate("started");
+        executor
+            .start(&machine.job("k1", TaskKind::Builder))
+            .await
+            .expect("accepted");
+        started.hear().await;
+    });
+    now(async {
+        // Held open until the agent has read it.
+        let mut go = machine.gate("go");
+        go.tell().await;
+        // The supervisor gives its lock back when all is over.
+        let lock = machine.at("cyrus/jobs/k1/lock");
+        let waits = tokio::task::spawn_blocking(move || File::open(lock)?.lock());
+        timeout(LONG, waits)
+            .await
+            .expect("in time")
+            .expect("no panic")
+            .expect("a lock");
+        let mut watched = machine.executor();
+        watched.executor.resume().await.expect("resumed");
+        watched.succeeded("k1").await;
+        assert_eq!(machine.runs(), 1);
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_agent_without_its_supervisor_is_ended_and_the_run_is_lost() {
+    let machine = Machine::new(
+        "setsid sleep 1000 & echo $! > \"$HOME/orphan.pid\"
+        echo \"$$ $PPID\" > \"$HOME/started\"; sleep 1000",
+    );
+    let mut agent = String::new();
+    until_killed(&machine, async |executor| {
+        let mut started = machine.gate("started");
+        executor
+            .start(&machine.job("k1", TaskKind::Builder))
+            .await
+            .expect("accepted");
+        agent = started.hear().await;
+    });
+    let (agent, supervisor) = agent.split_once(' ').expect("two numbers");
+    let pid = supervisor
+        .parse()
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+        .expect("a number");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+    now(async {
+        let lock = machine.at("cyrus/jobs/k1/lock");
+        let waits = tokio::task::spawn_blocking(move || File::open(lock)?.lock());
+        timeout(LONG, waits)
+            .await
+            .expect("in time")
+            .expect("no panic")
+            .expect("a lock");
+        assert!(lives(agent), "it takes more than that");
+        let mut watched = machine.executor();
+        assert_eq!(watched.executor.resume().await.expect("resumed"), 1);
+        watched.failed_as("k1", FailureClass::Lost).await;
+        assert!(!lives(agent));
+        let orphan = fs::read_to_string(machine.at("home/orphan.pid")).expect("its number");
+        assert!(!lives(orphan.trim()), "{orphan}");
+        assert_eq!(machine.runs(), 1);
+    });
+}
+
+#[test]
+fn a_crash_between_the_pull_request_and_its_record_opens_no_second_one() {
+    let machine = Machine::new(&format!("{WRITES}\n{CONTENT}"));
+    until_killed(&machine, async |executor| {
+        let (tell, told) = oneshot::channel();
+        *machine.forge.swallow.lock().expect("no poison") = Some(tell);
+        executor
+            .start(&machine.job("k1", TaskKind::Builder))
+            .await
+            .expect("accepted");
+        timeout(LONG, told).await.expect("in time").expect("opened");
+    });
+    now(async {
+        let mut watched = machine.executor();
+        assert_eq!(watched.executor.resume().await.expect("resumed"), 1);
+        let result = watched.succeeded("k1").await;
+        assert_eq!(
+            result.pull_url.as_deref(),
+            Some("https://forge.example/o/r/pull/1")
+        );
+        assert_eq!(
+            (machine.runs(), machine.pushed()),
+            (1, vec!["cyrus/eng-1/api".to_owned()])
+        );
+        assert_eq!(machine.forge.opened.lock().expect("no poison").len(), 1);
+    });
+}
+
+#[test]
+fn jobs_that_were_waiting_are_begun_by_the_next_one() {
+    let mut machine = Machine::new(&format!(
+        "echo $$ > \"$HOME/started\"; read go < \"$HOME/go\"\n{CONTENT}"
+    ));
+    machine.concurrency = 1;
+    until_killed(&machine, async |executor| {
+        let mut started = machine.gate("started");
+        for key in ["k1", "k2"] {
+            executor
+                .start(&machine.job(key, TaskKind::Scoper))
+                .await
+                .expect("accepted");
+        }
+        executor.stop(&RunId::from("k2")).await.expect("asked");
+        executor
+            .start(&machine.job("k3", TaskKind::Scoper))
+            .await
+            .expect("accepted");
+        started.hear().await;
+    });
+    now(async {
+        let mut watched = machine.executor();
+        watched.executor.resume().await.expect("resumed");
+        let (mut started, mut go) = (machine.gate("started"), machine.gate("go"));
+        go.tell().await;
+        watched.succeeded("k1").await;
+        started.hear().await;
+        go.tell().await;
+        watched.succeeded("k3").await;
+        watched.failed_as("k2", FailureClass::Cancelled).await;
+        assert_eq!(machine.runs(), 2);
+    });
+}
