@@ -41,13 +41,20 @@ pub(crate) async fn doctor(common: &Common) -> anyhow::Result<ExitCode> {
     tools(settings, &env, &mut findings).await;
     let well = findings.iter().all(|it| it.ok);
     if common.json {
-        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "ok": well, "checks": findings }))?);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&serde_json::json!({ "ok": well, "checks": findings }))?
+        );
     } else {
         for Finding { check, ok, text } in &findings {
             println!("{} {check}: {text}", if *ok { "ok  " } else { "BAD " });
         }
     }
-    Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
+    Ok(if well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_FAILED)
+    })
 }
 
 async fn services(settings: &Settings, findings: &mut Vec<Finding>) {
@@ -56,46 +63,66 @@ async fn services(settings: &Settings, findings: &mut Vec<Finding>) {
             Ok(text) => (true, text),
             Err(text) => (false, text),
         };
-        findings.push(Finding { check: check.into(), ok, text });
+        findings.push(Finding {
+            check: check.into(),
+            ok,
+            text,
+        });
     };
-    found("store", match &settings.store {
-        StorePlace::Sqlite(path) => Ok(path.display().to_string()),
-        StorePlace::Dynamodb(_) => Err("CYRUS_STORE names a DynamoDB table; on one machine use sqlite:PATH".into()),
-    });
+    found(
+        "store",
+        match &settings.store {
+            StorePlace::Sqlite(path) => Ok(path.display().to_string()),
+            StorePlace::Dynamodb(_) => {
+                Err("CYRUS_STORE names a DynamoDB table; on one machine use sqlite:PATH".into())
+            }
+        },
+    );
     let signed = wire::linear_secrets(settings).map(|_| "LINEAR_WEBHOOK_SECRET is set".to_owned());
     found("webhooks", signed.map_err(|it| it.to_string()));
     let linear = match wire::linear(settings) {
         Ok(client) => client.viewer().await.map_err(|it| it.to_string()),
         Err(error) => Err(error.to_string()),
     };
-    found("Linear", linear.map(|it| format!("{} in {}", it.name, it.organization)));
+    found(
+        "Linear",
+        linear.map(|it| format!("{} in {}", it.name, it.organization)),
+    );
     match (&settings.codegen, wire::codegen(settings)) {
         (None, _) | (_, Ok(None)) => {}
-        (Some(_), Ok(Some(client))) => found("Codegen", client.check().await.map_err(|it| it.to_string())),
+        (Some(_), Ok(Some(client))) => {
+            found("Codegen", client.check().await.map_err(|it| it.to_string()))
+        }
         (Some(_), Err(error)) => found("Codegen", Err(error.to_string())),
     }
     if settings.codegen.is_none() && settings.strategy != Strategy::LocalOnly {
         let strategy = settings.strategy;
-        found("Codegen", Err(format!("the strategy {strategy} needs it: add a `codegen` section, or choose local-only")));
+        found(
+            "Codegen",
+            Err(format!(
+                "the strategy {strategy} needs it: add a `codegen` section, or choose local-only"
+            )),
+        );
     }
 }
 
 async fn repositories(settings: &Settings, env: &Env, findings: &mut Vec<Finding>) {
     if settings.repositories.is_empty() {
-        let text = format!("none is configured: add one under `repositories` in {}", settings.place);
-        findings.push(Finding { check: "repositories".into(), ok: false, text });
+        let text = format!(
+            "none is configured: add one under `repositories` in {}",
+            settings.place
+        );
+        findings.push(Finding {
+            check: "repositories".into(),
+            ok: false,
+            text,
+        });
     }
     let git_env = git_env(env.0.clone());
     let forge = wire::forge(settings);
     for configured in &settings.repositories {
         let check = format!("repository {}", configured.name);
-        let repository = match configured.repository() {
-            Ok(repository) => repository,
-            Err(text) => {
-                findings.push(Finding { check, ok: false, text });
-                continue;
-            }
-        };
+        let repository = configured.ground();
         let Repository { path, slug, .. } = &repository;
         let clone = check_repository(&repository, &git_env).await;
         findings.push(Finding {
@@ -104,6 +131,7 @@ async fn repositories(settings: &Settings, env: &Env, findings: &mut Vec<Finding
             text: clone.map_or_else(|it| it.message, |()| format!("{path} can be worked in")),
         });
         let access = match (&settings.github.token, &forge) {
+            _ if slug.is_empty() => Err("its `githubUrl` is not set, and its clone has no origin that tells it".into()),
             (None, _) => Err("GITHUB_TOKEN is not set: give a token that may read and write contents and pull requests".into()),
             (Some(_), Ok(forge)) => forge.check_access(slug).await.map_err(|it| it.to_string()),
             (Some(_), Err(error)) => Err(error.to_string()),
@@ -122,32 +150,65 @@ async fn tools(settings: &Settings, env: &Env, findings: &mut Vec<Finding>) {
         Some(git) => version(&git).await,
         None => Err("it is not on PATH: install it".into()),
     };
-    let git = git.and_then(|it| if is_recent(&it) { Ok(it) } else { Err(format!("{it} is too old: 2.25 or newer is needed")) });
-    findings.push(Finding { check: "git".into(), ok: git.is_ok(), text: git.unwrap_or_else(|it| it) });
+    let git = git.and_then(|it| {
+        if is_recent(&it) {
+            Ok(it)
+        } else {
+            Err(format!("{it} is too old: 2.25 or newer is needed"))
+        }
+    });
+    findings.push(Finding {
+        check: "git".into(),
+        ok: git.is_ok(),
+        text: git.unwrap_or_else(|it| it),
+    });
     if settings.runner.concurrency == 0 {
         return;
     }
     let wanted = &settings.runner.claude_bin;
     let claude = match find_program(wanted, path) {
         Some(claude) => version(&claude).await,
-        None => Err(format!("`{}` is not there: install Claude Code, or name it in CLAUDE_BIN", wanted.display())),
+        None => Err(format!(
+            "`{}` is not there: install Claude Code, or name it in CLAUDE_BIN",
+            wanted.display()
+        )),
     };
-    findings.push(Finding { check: "Claude Code".into(), ok: claude.is_ok(), text: claude.unwrap_or_else(|it| it) });
+    findings.push(Finding {
+        check: "Claude Code".into(),
+        ok: claude.is_ok(),
+        text: claude.unwrap_or_else(|it| it),
+    });
     let agent_env = agent_env(env.0.clone(), &settings.runner.agent_env);
     let access = ["ANTHROPIC_", "CLAUDE_CODE_"];
-    if !agent_env.keys().any(|name| access.iter().any(|prefix| name.starts_with(prefix))) {
+    if !agent_env
+        .keys()
+        .any(|name| access.iter().any(|prefix| name.starts_with(prefix)))
+    {
         let text = "note: neither ANTHROPIC_… nor CLAUDE_CODE_… is set: the agent must be logged in by itself".into();
-        findings.push(Finding { check: "Claude Code".into(), ok: true, text });
+        findings.push(Finding {
+            check: "Claude Code".into(),
+            ok: true,
+            text,
+        });
     }
 }
 
 async fn version(program: &Path) -> Result<String, String> {
-    let answer = tokio::process::Command::new(program).arg("--version").output().await;
+    let answer = tokio::process::Command::new(program)
+        .arg("--version")
+        .output()
+        .await;
     match answer {
-        Ok(answer) if answer.status.success() => {
-            Ok(String::from_utf8_lossy(&answer.stdout).lines().next().unwrap_or_default().to_owned())
-        }
-        Ok(answer) => Err(format!("`{} --version` ended with {}", program.display(), answer.status)),
+        Ok(answer) if answer.status.success() => Ok(String::from_utf8_lossy(&answer.stdout)
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned()),
+        Ok(answer) => Err(format!(
+            "`{} --version` ended with {}",
+            program.display(),
+            answer.status
+        )),
         Err(error) => Err(format!("`{}` cannot be run: {error}", program.display())),
     }
 }

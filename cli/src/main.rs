@@ -78,7 +78,12 @@ fn main() -> ExitCode {
         // The supervisor outlives the service and brings its own runtime.
         Command::Job { folder } => return runner::supervise(&folder),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cyrus::command(), "cyrus", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut Cyrus::command(),
+                "cyrus",
+                &mut std::io::stdout(),
+            );
             Ok(ExitCode::SUCCESS)
         }
         Command::Start => run(async { start::start(&common).await }),
@@ -95,13 +100,19 @@ fn main() -> ExitCode {
 }
 
 fn run(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
 }
 
 /// Logs go to stderr, as `RUST_LOG` says, else from `default` on.
 fn log_to_stderr(default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 impl Common {

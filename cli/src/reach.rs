@@ -25,7 +25,11 @@ pub(crate) struct Unknown(String);
 
 /// Where the facts come from.
 pub(crate) enum Reach {
-    Service { url: String, token: Option<secrecy::SecretString>, http: reqwest::Client },
+    Service {
+        url: String,
+        token: Option<secrecy::SecretString>,
+        http: reqwest::Client,
+    },
     Store(SqliteLog),
 }
 
@@ -34,8 +38,13 @@ impl Reach {
     pub(crate) async fn find(common: &Common) -> anyhow::Result<Self> {
         let (loaded, env) = common.load()?;
         let settings = loaded.settings;
-        let asked = common.url.clone().or_else(|| env.get("CYRUS_URL").map(str::to_owned));
-        let url = asked.clone().unwrap_or_else(|| format!("http://{}", settings.listen));
+        let asked = common
+            .url
+            .clone()
+            .or_else(|| env.get("CYRUS_URL").map(str::to_owned));
+        let url = asked
+            .clone()
+            .unwrap_or_else(|| format!("http://{}", settings.listen));
         let url = url.trim_end_matches('/').to_owned();
         let http = reqwest::Client::builder().timeout(ANSWER).build()?;
         let health = http.get(format!("{url}/healthz")).send().await;
@@ -44,8 +53,12 @@ impl Reach {
                 let token = settings.api_token.map(|it| it.0);
                 Ok(Self::Service { url, token, http })
             }
-            (Ok(answer), Some(_)) => anyhow::bail!("{url} answers {}, which is not cyrus", answer.status()),
-            (Err(error), Some(_)) => Err(error).with_context(|| format!("reach the service at {url}")),
+            (Ok(answer), Some(_)) => {
+                anyhow::bail!("{url} answers {}, which is not cyrus", answer.status())
+            }
+            (Err(error), Some(_)) => {
+                Err(error).with_context(|| format!("reach the service at {url}"))
+            }
             (Ok(_) | Err(_), None) => Ok(Self::Store(open(&settings)?)),
         }
     }
@@ -61,7 +74,9 @@ impl Reach {
                         all.append(issues);
                     }
                     match page["next"].as_str() {
-                        Some(next) if all.len() < ISSUES_MAX => path = format!("issues?before={next}"),
+                        Some(next) if all.len() < ISSUES_MAX => {
+                            path = format!("issues?before={next}")
+                        }
                         next => return Ok(serde_json::json!({ "issues": all, "next": next })),
                     }
                 }
@@ -69,7 +84,10 @@ impl Reach {
             Self::Store(log) => {
                 let heads = log.heads(None, ISSUES_MAX).await?;
                 let issues = heads.into_iter().map(view::line).collect();
-                Ok(serde_json::to_value(view::IssueList { issues, next: None })?)
+                Ok(serde_json::to_value(view::IssueList {
+                    issues,
+                    next: None,
+                })?)
             }
         }
     }
@@ -78,7 +96,10 @@ impl Reach {
         match self {
             Self::Service { .. } => self.get(&format!("issues/{}", path_segment(name))).await,
             Self::Store(log) => {
-                let id = log.find(name).await?.ok_or_else(|| Unknown(name.to_owned()))?;
+                let id = log
+                    .find(name)
+                    .await?
+                    .ok_or_else(|| Unknown(name.to_owned()))?;
                 let mut issue = Issue::unknown(id.clone());
                 for record in log.read(&id, 0).await? {
                     evolve(&mut issue, &record);
@@ -89,18 +110,25 @@ impl Reach {
     }
 
     async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        let Self::Service { url, token, http } = self else { anyhow::bail!("there is no service") };
+        let Self::Service { url, token, http } = self else {
+            anyhow::bail!("there is no service")
+        };
         let mut request = http.get(format!("{url}/api/v1/{path}"));
         if let Some(token) = token {
             request = request.bearer_auth(token.expose_secret());
         }
         let answer = request.send().await.with_context(|| format!("ask {url}"))?;
         let status = answer.status();
-        let body: Value = answer.json().await.with_context(|| format!("read the answer of {url}"))?;
+        let body: Value = answer
+            .json()
+            .await
+            .with_context(|| format!("read the answer of {url}"))?;
         anyhow::ensure!(
             status.is_success(),
             "{}",
-            body["error"].as_str().map_or_else(|| status.to_string(), str::to_owned)
+            body["error"]
+                .as_str()
+                .map_or_else(|| status.to_string(), str::to_owned)
         );
         Ok(body)
     }
@@ -115,7 +143,10 @@ fn open(settings: &Settings) -> anyhow::Result<SqliteLog> {
             path.display()
         ),
         StorePlace::Dynamodb(table) => {
-            anyhow::bail!("no service answers at http://{}, and the table `{table}` cannot be read here", settings.listen)
+            anyhow::bail!(
+                "no service answers at http://{}, and the table `{table}` cannot be read here",
+                settings.listen
+            )
         }
     }
 }

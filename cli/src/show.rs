@@ -21,7 +21,9 @@ pub(crate) async fn issues(common: &Common) -> anyhow::Result<ExitCode> {
         println!(
             "{:<10} {:<10} {:>2}/{:<2} ${:<7.2} {}",
             text(issue, "identifier"),
-            issue["outcome"].as_str().unwrap_or_else(|| text(issue, "phase")),
+            issue["outcome"]
+                .as_str()
+                .unwrap_or_else(|| text(issue, "phase")),
             issue["tasks_done"],
             issue["tasks_total"],
             issue["spent_usd"].as_f64().unwrap_or_default(),
@@ -54,8 +56,13 @@ pub(crate) fn describe(issue: &Value) -> String {
         Some(outcome) => format!("{} ({outcome})", text(issue, "phase")),
         None => text(issue, "phase").to_owned(),
     };
-    let limit = issue["limit_usd"].as_f64().map_or(String::new(), |it| format!(" of ${it:.2}"));
-    lines.push(format!("{stands}, spent ${:.2}{limit}", issue["spent_usd"].as_f64().unwrap_or_default()));
+    let limit = issue["limit_usd"]
+        .as_f64()
+        .map_or(String::new(), |it| format!(" of ${it:.2}"));
+    lines.push(format!(
+        "{stands}, spent ${:.2}{limit}",
+        issue["spent_usd"].as_f64().unwrap_or_default()
+    ));
     if let Some(waiting) = issue["waiting_for"].as_str() {
         lines.push(format!("waits: {waiting}"));
     }
@@ -73,8 +80,16 @@ fn describe_task(task: &Value, lines: &mut Vec<String>) {
         .iter()
         .filter_map(Value::as_str)
         .collect();
-    let after = if on.is_empty() { String::new() } else { format!(", after {}", on.join(", ")) };
-    let estimate = if task["cost_is_estimate"] == true { " estimated" } else { "" };
+    let after = if on.is_empty() {
+        String::new()
+    } else {
+        format!(", after {}", on.join(", "))
+    };
+    let estimate = if task["cost_is_estimate"] == true {
+        " estimated"
+    } else {
+        ""
+    };
     lines.push(format!(
         "{:<12} {:<11} {} ({}{after})",
         text(task, "id"),
@@ -86,7 +101,9 @@ fn describe_task(task: &Value, lines: &mut Vec<String>) {
         let cost = task["cost_usd"].as_f64().unwrap_or_default();
         lines.push(format!(
             "{:<12} {executor}, attempt {}, ${cost:.2}{estimate}: {}",
-            "", task["attempt"], text(task, "why"),
+            "",
+            task["attempt"],
+            text(task, "why"),
         ));
     }
     for key in ["pr_url", "run_url", "error"] {

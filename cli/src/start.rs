@@ -64,26 +64,56 @@ impl Service {
             api_token: settings.api_token.as_ref().map(|it| it.0.clone()),
         });
         let poll_seconds = settings.poll.as_secs_f64();
-        Ok(Self { engine, doors, wakes, bell, local, poll_seconds })
+        Ok(Self {
+            engine,
+            doors,
+            wakes,
+            bell,
+            local,
+            poll_seconds,
+        })
     }
 
     /// Serves until `stop`; what is owed then is taken up at the next start.
-    pub(crate) async fn run(self, listener: TcpListener, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { engine, doors, wakes, bell, local, poll_seconds } = self;
+    pub(crate) async fn run(
+        self,
+        listener: TcpListener,
+        stop: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        let Self {
+            engine,
+            doors,
+            wakes,
+            bell,
+            local,
+            poll_seconds,
+        } = self;
         if let Some(local) = &local {
-            let jobs = local.resume().await.context("take up the jobs of the last start")?;
+            let jobs = local
+                .resume()
+                .await
+                .context("take up the jobs of the last start")?;
             if jobs > 0 {
                 info!(jobs, "took up the jobs that the last start left");
             }
         }
         drop(bell);
+        // The store is held by one process, so whoever claimed something in it is gone.
+        engine
+            .take_over()
+            .await
+            .context("take over from the last start")?;
         let (stopping, stopped) = watch::channel(false);
         let server = {
             let mut stopped = stopped.clone();
             let gone = async move {
                 let _ = stopped.wait_for(|it| *it).await;
             };
-            tokio::spawn(axum::serve(listener, http::router(doors)).with_graceful_shutdown(gone).into_future())
+            tokio::spawn(
+                axum::serve(listener, http::router(doors))
+                    .with_graceful_shutdown(gone)
+                    .into_future(),
+            )
         };
         service::run(engine, wakes, poll_seconds, stop).await;
         let _ = stopping.send(true);
@@ -96,7 +126,8 @@ fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Log>> {
     match &settings.store {
         StorePlace::Sqlite(path) => {
             if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+                std::fs::create_dir_all(folder)
+                    .with_context(|| format!("make {}", folder.display()))?;
             }
             Ok(Arc::new(SqliteLog::open(path)?))
         }
@@ -131,14 +162,15 @@ fn local(
 
 async fn shutdown() {
     let interrupt = tokio::signal::ctrl_c();
-    let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        Ok(signal) => signal,
-        Err(error) => {
-            warn!("cannot wait for SIGTERM: {error}");
-            let _ = interrupt.await;
-            return;
-        }
-    };
+    let mut terminate =
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(signal) => signal,
+            Err(error) => {
+                warn!("cannot wait for SIGTERM: {error}");
+                let _ = interrupt.await;
+                return;
+            }
+        };
     tokio::select! {
         _ = interrupt => {}
         _ = terminate.recv() => {}

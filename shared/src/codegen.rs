@@ -88,14 +88,11 @@ impl Executor for Client {
                     why: format!("Codegen did not list its repositories in {LOOKUP_SECONDS} s"),
                 })
             })?;
-        let mut body = json!({
+        let body = json!({
             "prompt": prompt(job),
             "repo_id": repository,
             "metadata": { KEY: job.key, "issue": job.identifier, "task": job.task },
         });
-        if let Some(model) = &job.agent.model {
-            body["model"] = json!(model);
-        }
         let path = self.path(&["agent", "run"])?;
         let answer = match self.http.call(Method::POST, &path, &[], Some(&body)).await {
             Ok(answer) => answer,

@@ -14,13 +14,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use jiff::SignedDuration;
 use sha2::{Digest as _, Sha256};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::issue::{
     Briefing, Draft, Due, Effect, Event, ExecutorKind, FailureClass, Fault, How, Input, Issue,
-    IssueId, Outcome, PullState, Refusal, RunId, Seq, Task, TaskId, Watch, words,
+    IssueId, LEASE_SECONDS, Outcome, PullState, Refusal, RunId, Seq, Task, TaskId, Watch, words,
 };
 use crate::ports::{
     Append, AppendError, Executor, Hands, Job, MergeAnswer, MergeAsk, PlanItem, PlanStatus,
@@ -102,6 +103,24 @@ impl Engine {
             }
         }
         anyhow::bail!("issue {id} did not come to rest within {STEPS_MAX} steps")
+    }
+
+    /// Takes over from a process that is known to have ended, on a store that
+    /// only one process can hold: what it had claimed need not lapse first.
+    pub async fn take_over(&self) -> anyhow::Result<()> {
+        let lapsed = self.hands.clock.now() + SignedDuration::from_secs(LEASE_SECONDS);
+        for head in self.hands.log.attention(lapsed, ATTENTION_MAX).await? {
+            let issue = self.load(&head.issue).await?;
+            let claimed = issue.owed.iter().filter(|(_, owed)| owed.claimed.is_some());
+            let inputs = claimed.map(|(key, _)| Input::Faulted {
+                key: *key,
+                fault: Fault::Ambiguous {
+                    why: "the process that made it has ended".into(),
+                },
+            });
+            self.step(&head.issue, inputs.collect(), false).await?;
+        }
+        Ok(())
     }
 
     /// Asks about everything that runs, and returns the issues that have

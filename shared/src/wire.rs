@@ -89,7 +89,11 @@ fn linear_auth(settings: &Settings) -> Option<Auth> {
 
 /// GitHub. Without a token every call is refused, with the remedy.
 pub fn forge(settings: &Settings) -> anyhow::Result<github::Client> {
-    let token = settings.github.token.as_ref().map_or_else(|| SecretString::from(""), |it| it.0.clone());
+    let token = settings
+        .github
+        .token
+        .as_ref()
+        .map_or_else(|| SecretString::from(""), |it| it.0.clone());
     github::Client::new(github::Options {
         api_url: settings.github.api_url.clone(),
         token,
@@ -99,8 +103,13 @@ pub fn forge(settings: &Settings) -> anyhow::Result<github::Client> {
 
 /// Codegen, where it is configured.
 pub fn codegen(settings: &Settings) -> anyhow::Result<Option<codegen::Client>> {
-    let Some(settings) = &settings.codegen else { return Ok(None) };
-    let token = settings.token.as_ref().map_or_else(|| SecretString::from(""), |it| it.0.clone());
+    let Some(settings) = &settings.codegen else {
+        return Ok(None);
+    };
+    let token = settings
+        .token
+        .as_ref()
+        .map_or_else(|| SecretString::from(""), |it| it.0.clone());
     Ok(Some(codegen::Client::new(codegen::Options {
         api_url: settings.api_url.clone(),
         org_id: settings.org_id.clone().unwrap_or_default(),

@@ -11,3 +11,4 @@ pub mod github;
 pub mod linear;
 pub mod model;
 pub mod serve;
+pub mod stage;

@@ -9,7 +9,7 @@ use super::file::{self, MODES, Whereabouts, mode_tools, paths, secret};
 use super::read::{self, Object};
 use super::{ModeTools, Workspace, expand};
 use crate::github::slug_of;
-use crate::issue::{MergeMethod, MergeMode};
+use crate::issue::{MergeMethod, MergeMode, Repository};
 
 const CHECK_GRACE_SECONDS: f64 = 60.0;
 const CHECK_GRACE_SECONDS_RANGE: RangeInclusive<f64> = 0.0..=86_400.0;
@@ -48,6 +48,19 @@ pub struct RepositorySettings {
     pub method: MergeMethod,
     pub required_checks: Vec<String>,
     pub check_grace_seconds: i64,
+}
+
+impl RepositorySettings {
+    /// Where the work happens; without a slug where none is known.
+    pub fn ground(&self) -> Repository {
+        Repository {
+            id: self.id.clone(),
+            path: self.path.to_string_lossy().into_owned(),
+            workspace_dir: self.workspace_dir.to_string_lossy().into_owned(),
+            base_branch: self.base_branch.clone(),
+            slug: self.slug.clone().unwrap_or_default(),
+        }
+    }
 }
 
 /// The labels that ask for a mode, and the tools that it has.

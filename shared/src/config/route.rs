@@ -4,7 +4,7 @@
 
 use super::repository::LabelPrompt;
 use super::{ModeTools, RepositorySettings, Settings, tools};
-use crate::issue::{AgentPolicy, Brief, Policy, Repository, TaskKind, clip};
+use crate::issue::{AgentPolicy, Brief, Policy, TaskKind, clip};
 use crate::ports::Policies;
 
 /// The longest name or branch of a tag, in bytes.
@@ -20,28 +20,20 @@ impl Policies for Settings {
         let (repository, branch) = self.route(brief)?;
         let prompt = prompt(repository, &lower(&brief.labels));
         let mode = prompt.map(|name| kind(name));
-        let slug = match (&repository.slug, mode) {
-            (Some(slug), _) => slug.clone(),
-            // Its answer goes to Linear, no forge is needed.
-            (None, Some(TaskKind::Scoper)) => String::new(),
-            (None, _) => {
-                return Err(format!(
-                    "repository `{}` has no `githubUrl`, and its clone at {} has no origin that \
-                     tells it: add the key in {}",
-                    repository.id,
-                    repository.path.display(),
-                    self.place
-                ));
-            }
-        };
+        let mut ground = repository.ground();
+        // A scoper's answer goes to Linear, no forge is needed.
+        if ground.slug.is_empty() && mode != Some(TaskKind::Scoper) {
+            return Err(format!(
+                "repository `{}` has no `githubUrl`, and its clone at {} has no origin that \
+                 tells it: add the key in {}",
+                repository.id,
+                repository.path.display(),
+                self.place
+            ));
+        }
+        ground.base_branch = branch.unwrap_or(ground.base_branch);
         Ok(Policy {
-            repository: Repository {
-                id: repository.id.clone(),
-                path: repository.path.to_string_lossy().into_owned(),
-                workspace_dir: repository.workspace_dir.to_string_lossy().into_owned(),
-                base_branch: branch.unwrap_or_else(|| repository.base_branch.clone()),
-                slug,
-            },
+            repository: ground,
             planning: self.planning.mode,
             mode,
             bug: brief

@@ -308,6 +308,7 @@ fn performed(issue: &mut Issue, key: Seq, outcome: &Outcome, at: Time) {
                     task.run_url.clone_from(url);
                     task.state = TaskState::Running {
                         run: run.clone(),
+                        since: at,
                         begun: begun.then_some(at),
                         stopping: None,
                     };

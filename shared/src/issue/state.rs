@@ -103,6 +103,7 @@ pub enum TaskState {
     },
     Running {
         run: RunId,
+        since: Time,
         begun: Option<Time>,
         stopping: Option<Stopping>,
     },

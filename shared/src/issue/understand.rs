@@ -15,6 +15,8 @@ use super::{
 
 /// How long to wait when the other side asks to wait and doesn't say how long.
 const BUSY_PAUSE_SECONDS: i64 = 10;
+/// A run that its executor does not know is believed to be gone after this long.
+const GONE_GRACE_SECONDS: i64 = 60;
 /// No answer makes us wait longer than this.
 const BUSY_PAUSE_SECONDS_MAX: i64 = 3_600;
 
@@ -295,6 +297,7 @@ fn saw_run(draft: &mut Draft, id: &TaskId, run: &RunId, sight: Sight) {
     };
     let TaskState::Running {
         run: ours,
+        since,
         begun,
         stopping,
     } = &task.state
@@ -304,8 +307,10 @@ fn saw_run(draft: &mut Draft, id: &TaskId, run: &RunId, sight: Sight) {
     if ours != run {
         return;
     }
-    let (begun, stopping) = (*begun, *stopping);
+    let (since, begun, stopping) = (*since, *begun, *stopping);
     match sight {
+        // What was made a moment ago may not have reached every reader over there.
+        Sight::Gone if draft.now.duration_since(since).as_secs() < GONE_GRACE_SECONDS => {}
         Sight::Waiting => {}
         Sight::Working if begun.is_none() => draft.emit(Event::Began { task: id.clone() }),
         Sight::Working => {}

@@ -540,12 +540,12 @@ fn effect_words(effect: &Effect) -> String {
     match effect {
         Effect::Fetch => "read the issue".into(),
         Effect::Say { activity, .. } => match activity {
-            Activity::Thought(text) => format!("say: {}", clip(&one_line(text), 200)),
+            Activity::Thought(text) => format!("say: {}", first_line(text)),
             Activity::Action {
                 action, parameter, ..
             } => format!("say: {action}, {parameter}"),
-            Activity::Response(text) => format!("answer: {}", clip(&one_line(text), 200)),
-            Activity::Error(text) => format!("report: {}", clip(&one_line(text), 200)),
+            Activity::Response(text) => format!("answer: {}", first_line(text)),
+            Activity::Error(text) => format!("report: {}", first_line(text)),
         },
         Effect::ShowPlan { .. } => "show the plan".into(),
         Effect::Link { label, .. } => format!("link {label}"),
@@ -562,6 +562,10 @@ fn effect_words(effect: &Effect) -> String {
             format!("merge #{number} of `{task}` at {}", short(sha))
         }
     }
+}
+
+fn first_line(text: &str) -> String {
+    clip(text.lines().next().unwrap_or_default(), 200)
 }
 
 fn ids(tasks: &[Spec]) -> String {
