@@ -23,9 +23,11 @@ use crate::process;
 const LOCAL_MAX: Duration = Duration::from_secs(120);
 /// How long a call may take that speaks with the remote.
 const REMOTE_MAX: Duration = Duration::from_secs(300);
-/// How often a call that speaks with the remote is made before it is given up …
-const REMOTE_TRIES_MAX: u32 = 3;
-/// … and the pause after the first one; it doubles.
+/// How often the remote is asked before an agent has begun …
+const FETCH_TRIES_MAX: u32 = 3;
+/// … and how often when its work, which was paid for, is to be delivered,
+const PUSH_TRIES_MAX: u32 = 7;
+/// with this pause after the first try; it doubles.
 const REMOTE_PAUSE: Duration = Duration::from_millis(500);
 /// The numbers after a branch name that are tried where it is taken.
 const BRANCH_SUFFIX_MAX: u32 = 50;
@@ -146,7 +148,11 @@ impl Git {
         let remote_base = format!("refs/remotes/origin/{base}");
         let refspec = format!("+refs/heads/{base}:{remote_base}");
         let said = self
-            .remote(path, &["fetch", "--quiet", "--no-tags", "origin", &refspec])
+            .remote(
+                path,
+                &["fetch", "--quiet", "--no-tags", "origin", &refspec],
+                FETCH_TRIES_MAX,
+            )
             .await?;
         if said.code != 0 {
             return Err(self.unreachable(repository, base, &said));
@@ -296,7 +302,7 @@ impl Git {
         for branch in candidates(branch) {
             let full = format!("refs/heads/{branch}");
             let said = self
-                .remote(worktree, &["ls-remote", "origin", &full])
+                .remote(worktree, &["ls-remote", "origin", &full], PUSH_TRIES_MAX)
                 .await?;
             if said.code != 0 {
                 return Err(push_failed(&said));
@@ -319,7 +325,7 @@ impl Git {
             );
             let refspec = format!("{sha}:{full}");
             let args = ["push", "--quiet", "--no-verify", &lease, "origin", &refspec];
-            let said = self.remote(worktree, &args).await?;
+            let said = self.remote(worktree, &args, PUSH_TRIES_MAX).await?;
             if said.code == 0 {
                 return Ok(branch);
             }
@@ -354,7 +360,11 @@ impl Git {
         let full = format!("refs/heads/{branch}");
         let numbered = format!("{full}-*");
         let there = self
-            .remote(path, &["ls-remote", "--heads", "origin", &full, &numbered])
+            .remote(
+                path,
+                &["ls-remote", "--heads", "origin", &full, &numbered],
+                FETCH_TRIES_MAX,
+            )
             .await?;
         if there.code != 0 {
             return Err(push_failed(&there));
@@ -383,7 +393,7 @@ impl Git {
             ));
         }
         Failure {
-            class: FailureClass::Outage,
+            class: said.class(),
             message: format!(
                 "the remote of the repository `{id}` cannot be reached ({}): see that `git -C \
                  {path} fetch origin` works on the runner's machine",
@@ -418,13 +428,13 @@ impl Git {
     }
 
     /// A call over the network, more than once if the network is to blame.
-    async fn remote(&self, folder: &Path, args: &[&str]) -> Result<Said, Failure> {
+    async fn remote(&self, folder: &Path, args: &[&str], tries_max: u32) -> Result<Said, Failure> {
         let mut pause = REMOTE_PAUSE;
         let mut tries = 1;
         loop {
             let said = self.call(folder, args, REMOTE_MAX).await?;
             // 128: git could not even talk to the other side.
-            if said.code != 128 || said.final_word() || tries == REMOTE_TRIES_MAX {
+            if said.code != 128 || said.final_word() || tries == tries_max {
                 return Ok(said);
             }
             tries += 1;
@@ -494,15 +504,36 @@ impl Said {
 
     /// Asking again would bring the same answer.
     fn final_word(&self) -> bool {
-        [
+        const WORDS: [&str; 3] = [
             "couldn't find remote ref",
-            "Authentication failed",
-            "Permission denied",
             "not found",
             "does not appear to be a git repository",
-        ]
-        .iter()
-        .any(|it| self.err.contains(it))
+        ];
+        self.refused() || WORDS.iter().any(|it| self.err.contains(it))
+    }
+
+    /// The remote does not let us in.
+    fn refused(&self) -> bool {
+        const WORDS: [&str; 5] = [
+            "Authentication failed",
+            "Permission denied",
+            "could not read Username",
+            "could not read Password",
+            "error: 403",
+        ];
+        WORDS.iter().any(|it| self.err.contains(it))
+    }
+
+    /// What it means that the other side could not be spoken with: another run
+    /// is worth its money only if that may be better then.
+    fn class(&self) -> FailureClass {
+        if self.refused() {
+            FailureClass::Auth
+        } else if self.code == 128 {
+            FailureClass::Outage
+        } else {
+            FailureClass::Invalid
+        }
     }
 
     fn failure(&self, args: &[&str]) -> Failure {
@@ -518,11 +549,14 @@ impl Said {
 }
 
 fn push_failed(said: &Said) -> Failure {
-    outage(format!(
-        "the branch cannot be pushed ({}): see that the runner's machine may push to the \
-         repository's `origin`",
-        said.complaint()
-    ))
+    Failure {
+        class: said.class(),
+        message: format!(
+            "the branch cannot be pushed ({}): see that the runner's machine may push to the \
+             repository's `origin`",
+            said.complaint()
+        ),
+    }
 }
 
 fn invalid(message: String) -> Failure {

@@ -4,6 +4,8 @@
 mod common;
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::process::ExitStatus;
 
 use runner::LocalExecutor;
 use shared::issue::{FailureClass, RunId, Sight, TaskKind};
@@ -179,6 +181,20 @@ async fn a_branch_that_others_make_meanwhile_is_left_alone_too() {
     );
     let theirs = machine.git("remote.git", &["rev-parse", "cyrus/eng-1/api"]);
     assert_eq!(theirs, machine.git("remote.git", &["rev-parse", "main"]));
+}
+
+#[tokio::test]
+async fn a_push_that_the_remote_forbids_is_not_worth_another_run() {
+    let machine = Machine::new(&format!("{WRITES}\n{CONTENT}"));
+    let hook = machine.at("remote.git/hooks/pre-receive");
+    fs::write(&hook, "#!/bin/sh\necho not on my watch\nexit 1\n").expect("a hook");
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("made executable");
+    let mut watched = machine.executor();
+    watched.start(&machine.job("k1", TaskKind::Builder)).await;
+    let failure = watched.failed("k1").await;
+    assert_eq!(failure.class, FailureClass::Invalid, "{failure:?}");
+    assert!(failure.message.contains("not on my watch"), "{failure:?}");
+    assert!(machine.forge.opened.lock().expect("no poison").is_empty());
 }
 
 #[tokio::test]
@@ -431,6 +447,20 @@ fn now<F: Future>(future: F) -> F::Output {
         .block_on(future)
 }
 
+/// Calls a supervisor on the folder of a job that has one, or had one.
+async fn supervise_again(machine: &Machine, key: &str) -> ExitStatus {
+    let again = tokio::process::Command::new(env!("CARGO_BIN_EXE_cyrus-job-supervisor"))
+        .arg(machine.at("cyrus/jobs").join(key))
+        .env_clear()
+        .envs(&machine.agent_env)
+        .kill_on_drop(true)
+        .status();
+    timeout(LONG, again)
+        .await
+        .expect("in time")
+        .expect("it runs")
+}
+
 #[test]
 fn an_agent_works_on_while_we_are_dead_and_is_found_again() {
     let machine = Machine::new(&format!(
@@ -452,6 +482,10 @@ fn an_agent_works_on_while_we_are_dead_and_is_found_again() {
         assert_eq!(watched.executor.resume().await.expect("resumed"), 1);
         assert_eq!(watched.sight("k1").await, Sight::Working);
         assert!(watched.start(&job).await.begun, "the same run");
+        assert!(
+            !supervise_again(&machine, "k1").await.success(),
+            "there is one"
+        );
         // Held open until the agent has read it.
         let mut go = machine.gate("go");
         go.tell().await;
@@ -492,6 +526,8 @@ fn an_agent_that_ended_while_we_were_dead_has_not_worked_in_vain() {
             .expect("in time")
             .expect("no panic")
             .expect("a lock");
+        // The worktree is there, the lock is free: still no second agent.
+        assert!(supervise_again(&machine, "k1").await.success());
         let mut watched = machine.executor();
         watched.executor.resume().await.expect("resumed");
         watched.succeeded("k1").await;
