@@ -173,7 +173,8 @@ impl Log for SqliteLog {
             ),
             None => heads(
                 connection,
-                "SELECT head FROM heads ORDER BY started_at DESC, issue LIMIT ?1",
+                "SELECT head FROM heads INDEXED BY heads_by_start
+                 ORDER BY started_at DESC, issue LIMIT ?1",
                 params![limit_column(limit)],
             ),
         })

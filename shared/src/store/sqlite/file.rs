@@ -21,13 +21,15 @@ const APPLICATION_ID: i32 = 0x4379_7273;
 /// The schema's steps; their number is the file's `user_version`. Never change
 /// one that was released: add another.
 const MIGRATIONS: &[&str] = &["
+    -- In the order of writing, whatever the issue: what is committed together
+    -- lies together, and a commit writes few pages.
     CREATE TABLE events (
         issue TEXT NOT NULL,
         seq INTEGER NOT NULL,
         at INTEGER NOT NULL,
         event TEXT NOT NULL,
-        PRIMARY KEY (issue, seq)
-    ) WITHOUT ROWID, STRICT;
+        UNIQUE (issue, seq)
+    ) STRICT;
 
     CREATE TABLE heads (
         issue TEXT NOT NULL PRIMARY KEY,
@@ -40,7 +42,7 @@ const MIGRATIONS: &[&str] = &["
     ) WITHOUT ROWID, STRICT;
 
     CREATE INDEX heads_by_attention ON heads (attention_at) WHERE attention_at IS NOT NULL;
-    CREATE INDEX heads_watched ON heads (attention_at) WHERE watching = 1;
+    CREATE INDEX heads_watched ON heads (issue) WHERE watching = 1;
     CREATE INDEX heads_by_identifier ON heads (identifier COLLATE NOCASE);
     CREATE INDEX heads_by_start ON heads (started_at);
 "];

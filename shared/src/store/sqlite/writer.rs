@@ -156,34 +156,44 @@ fn write_group(
 }
 
 struct Statements<'c> {
-    seq: CachedStatement<'c>,
+    seen: CachedStatement<'c>,
     event: CachedStatement<'c>,
+    new_head: CachedStatement<'c>,
     head: CachedStatement<'c>,
 }
 
 impl<'c> Statements<'c> {
     fn prepare(connection: &'c Connection) -> anyhow::Result<Self> {
         Ok(Self {
-            seq: connection.prepare_cached("SELECT seq FROM heads WHERE issue = ?1")?,
+            seen: connection.prepare_cached(
+                "SELECT seq, identifier = ?2 AND started_at = ?3 FROM heads WHERE issue = ?1",
+            )?,
             event: connection.prepare_cached(
                 "INSERT INTO events (issue, seq, at, event) VALUES (?1, ?2, ?3, ?4)",
             )?,
+            new_head: connection.prepare_cached(
+                "INSERT OR REPLACE INTO heads
+                     (issue, seq, attention_at, watching, head, identifier, started_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?,
+            // Names only what changes from step to step: SQLite writes the
+            // indexes of all that is named.
             head: connection.prepare_cached(
-                "INSERT INTO heads
-                     (issue, seq, identifier, started_at, attention_at, watching, head)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-                 ON CONFLICT (issue) DO UPDATE SET
-                     seq = excluded.seq, identifier = excluded.identifier,
-                     started_at = excluded.started_at, attention_at = excluded.attention_at,
-                     watching = excluded.watching, head = excluded.head",
+                "UPDATE heads SET seq = ?2, attention_at = ?3, watching = ?4, head = ?5
+                 WHERE issue = ?1",
             )?,
         })
     }
 
     fn write(&mut self, row: &Row) -> anyhow::Result<Fate> {
         let issue = row.issue.0.as_str();
-        let seq: Option<i64> = self.seq.query_row([issue], |it| it.get(0)).optional()?;
-        if seq.unwrap_or(0) != column(row.after)? {
+        let seen: Option<(i64, bool)> = self
+            .seen
+            .query_row(params![issue, row.identifier, row.started_at], |it| {
+                Ok((it.get(0)?, it.get(1)?))
+            })
+            .optional()?;
+        if seen.map_or(0, |(seq, _)| seq) != column(row.after)? {
             return Ok(Fate::Conflict);
         }
         for (seq, event) in (column(row.after)? + 1..).zip(&row.events) {
@@ -191,17 +201,20 @@ impl<'c> Statements<'c> {
                 .execute(params![issue, seq, row.at, event])
                 .with_context(|| format!("event {seq} of `{issue}`"))?;
         }
-        self.head
-            .execute(params![
+        let head = params![issue, row.last, row.attention_at, row.watching, row.head];
+        let written = match seen {
+            Some((_, true)) => self.head.execute(head),
+            Some((_, false)) | None => self.new_head.execute(params![
                 issue,
                 row.last,
-                row.identifier,
-                row.started_at,
                 row.attention_at,
                 row.watching,
-                row.head
-            ])
-            .with_context(|| format!("head of `{issue}`"))?;
+                row.head,
+                row.identifier,
+                row.started_at
+            ]),
+        };
+        written.with_context(|| format!("head of `{issue}`"))?;
         Ok(Fate::Written)
     }
 }
