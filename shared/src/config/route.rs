@@ -19,7 +19,7 @@ impl Policies for Settings {
     fn policy(&self, brief: &Brief) -> Result<Policy, String> {
         let (repository, branch) = self.route(brief)?;
         let prompt = prompt(repository, &lower(&brief.labels));
-        let mode = prompt.map(|name| kind(name));
+        let mode = prompt.map(kind);
         let mut ground = repository.ground();
         // A scoper's answer goes to Linear, no forge is needed.
         if ground.slug.is_empty() && mode != Some(TaskKind::Scoper) {
