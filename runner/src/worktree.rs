@@ -23,6 +23,8 @@ use crate::process;
 const LOCAL_MAX: Duration = Duration::from_secs(120);
 /// How long a call may take that speaks with the remote.
 const REMOTE_MAX: Duration = Duration::from_secs(300);
+/// What `git ls-remote --exit-code` ends with where there is no such branch.
+const NO_SUCH_REF: i32 = 2;
 /// How often the remote is asked before an agent has begun …
 const FETCH_TRIES_MAX: u32 = 3;
 /// … and how often when its work, which was paid for, is to be delivered,
@@ -59,12 +61,36 @@ pub(crate) struct Ground {
     pub(crate) base_sha: String,
 }
 
-/// Is this a repository that a job can work in? A sentence with the remedy if not.
+/// Is this a repository that a job can work in, and does its remote answer? A
+/// sentence with the remedy if not.
 pub async fn check_repository(
     repository: &Repository,
     env: &BTreeMap<String, String>,
 ) -> Result<(), Failure> {
-    Git::new(env.clone()).check(repository).await
+    let git = Git::new(env.clone());
+    git.check(repository).await?;
+    let base = &repository.base_branch;
+    let reference = format!("refs/heads/{base}");
+    let args = ["ls-remote", "--exit-code", "origin", &reference];
+    let said = git
+        .call(Path::new(&repository.path), &args, LOCAL_MAX)
+        .await?;
+    match said.code {
+        0 => Ok(()),
+        NO_SUCH_REF => Err(no_base(repository)),
+        _ => Err(git.unreachable(repository, base, &said)),
+    }
+}
+
+fn no_base(
+    Repository {
+        id, base_branch, ..
+    }: &Repository,
+) -> Failure {
+    invalid(format!(
+        "the remote of the repository `{id}` has no branch `{base_branch}`: correct `baseBranch` \
+         in the configuration"
+    ))
 }
 
 /// Calls git, one fetch or worktree at a time per repository.
@@ -387,10 +413,7 @@ impl Git {
     fn unreachable(&self, repository: &Repository, base: &str, said: &Said) -> Failure {
         let (id, path) = (&repository.id, &repository.path);
         if said.err.contains("couldn't find remote ref") {
-            return invalid(format!(
-                "the remote of the repository `{id}` has no branch `{base}`: correct \
-                 `baseBranch` in the configuration"
-            ));
+            return no_base(repository);
         }
         Failure {
             class: said.class(),

@@ -234,8 +234,8 @@ fn an_issue_goes_from_a_session_to_a_merged_change() {
             "the work begins with `plan`",
             "`plan` goes to local: hybrid-parallel keeps the orchestrator on the team's machine",
             "to do: start `plan` on local (attempt 1)",
-            "#8 is done",
-            "#11 is done",
+            "#9 is done",
+            "#12 is done",
         ],
     );
     check(
@@ -311,6 +311,8 @@ fn a_late_plan_does_not_revive_a_cancelled_issue() {
         &[
             "the run of `plan` ended well ($0.00, an estimate)",
             "`plan` cancelled: stopped by a person",
+            "to do: answer: I have stopped working on ENG-42: stopped by a person.",
+            "the people were told how it stands",
         ],
     );
     let end = story.make_all(nothing_held);

@@ -131,6 +131,7 @@ impl Stage {
                 "merge": { "mode": merge },
                 "validate": { "requiredChecks": ["ci"] },
             }],
+            "claudeDefaultModel": "claude-sonnet-4-5",
             "codegen": { "orgId": ORGANIZATION, "strategy": strategy },
         })
     }

@@ -1,5 +1,7 @@
 //! The tools of Claude Code that Cyrus's presets stand for. A preset says what
-//! an agent may use without being asked; a sandbox it is not.
+//! an agent may use without being asked; a sandbox it is not. Files are named
+//! with `(**)`: a bare `Read` or `Write` reaches all of the machine, and the
+//! rule for `Edit` holds for every tool that writes.
 
 use serde_json::Value;
 
@@ -7,9 +9,8 @@ use super::read;
 
 /// Every tool, and what it touches.
 const TOOLS: &[(&str, Touch)] = &[
-    ("Read", Touch::Nothing),
-    ("Edit", Touch::Files),
-    ("Write", Touch::Files),
+    ("Read(**)", Touch::Nothing),
+    ("Edit(**)", Touch::Files),
     ("Glob", Touch::Nothing),
     ("Grep", Touch::Nothing),
     ("Bash", Touch::Machine),
@@ -20,7 +21,6 @@ const TOOLS: &[(&str, Touch)] = &[
     ("TaskUpdate", Touch::Nothing),
     ("TaskGet", Touch::Nothing),
     ("TaskList", Touch::Nothing),
-    ("NotebookEdit", Touch::Files),
     ("Skill", Touch::Nothing),
     ("AskUserQuestion", Touch::Session),
     ("SendMessage", Touch::Session),

@@ -604,7 +604,8 @@ pub(super) fn settle(draft: &mut Draft, id: &TaskId, verdict: Settled, why: Stri
 
 /// Says something in passing, if the team wants to hear such things.
 fn tell(draft: &mut Draft, activity: Option<Activity>) {
-    if let Some(activity) = activity {
+    // After the last word Linear would show the session at work again.
+    if let Some(activity) = activity.filter(|_| !draft.issue.reported) {
         draft.say(activity);
     }
 }
