@@ -78,7 +78,7 @@ pub async fn check_repository(
     match said.code {
         0 => Ok(()),
         NO_SUCH_REF => Err(no_base(repository)),
-        _ => Err(git.unreachable(repository, base, &said)),
+        _ => Err(git.unreachable(repository, &said)),
     }
 }
 
@@ -181,7 +181,7 @@ impl Git {
             )
             .await?;
         if said.code != 0 {
-            return Err(self.unreachable(repository, base, &said));
+            return Err(self.unreachable(repository, &said));
         }
         let base_sha = self
             .ask(
@@ -410,7 +410,7 @@ impl Git {
             .collect())
     }
 
-    fn unreachable(&self, repository: &Repository, base: &str, said: &Said) -> Failure {
+    fn unreachable(&self, repository: &Repository, said: &Said) -> Failure {
         let (id, path) = (&repository.id, &repository.path);
         if said.err.contains("couldn't find remote ref") {
             return no_base(repository);

@@ -111,9 +111,13 @@ impl Engine {
         let lapsed = self.hands.clock.now() + SignedDuration::from_secs(LEASE_SECONDS);
         for head in self.hands.log.attention(lapsed, ATTENTION_MAX).await? {
             let issue = self.load(&head.issue).await?;
-            let claimed = issue.owed.iter().filter(|(_, owed)| owed.claimed.is_some());
-            let inputs = claimed.map(|(key, _)| Input::Faulted {
-                key: *key,
+            let claims = issue
+                .owed
+                .iter()
+                .filter_map(|(key, owed)| Some((*key, owed.claimed?)));
+            let inputs = claims.map(|(key, claim)| Input::Faulted {
+                key,
+                claim: claim.seq,
                 fault: Fault::Ambiguous {
                     why: "the process that made it has ended".into(),
                 },
@@ -123,23 +127,31 @@ impl Engine {
         Ok(())
     }
 
+    /// The issues that owe something to the world now.
+    pub async fn overdue(&self) -> anyhow::Result<Vec<IssueId>> {
+        let now = self.hands.clock.now();
+        let heads = self.hands.log.attention(now, ATTENTION_MAX).await?;
+        let due = heads
+            .into_iter()
+            .filter(|head| head.attention_at.is_some_and(|at| at <= now));
+        Ok(due.map(|head| head.issue).collect())
+    }
+
     /// Asks about everything that runs, and returns the issues that have
     /// something to do now.
     pub async fn look(&self) -> anyhow::Result<Vec<IssueId>> {
-        let now = self.hands.clock.now();
-        let heads = self.hands.log.attention(now, ATTENTION_MAX).await?;
-        let overdue: Vec<IssueId> = heads
-            .iter()
-            .filter(|head| head.attention_at.is_some_and(|at| at <= now))
-            .map(|head| head.issue.clone())
-            .collect();
+        let heads = self
+            .hands
+            .log
+            .attention(self.hands.clock.now(), ATTENTION_MAX)
+            .await?;
         let watching: Vec<IssueId> = heads
             .into_iter()
             .filter(|head| head.watching)
             .map(|head| head.issue)
             .collect();
         let mut moved = self.look_at(&watching).await?;
-        moved.extend(overdue);
+        moved.extend(self.overdue().await?);
         moved.sort();
         moved.dedup();
         Ok(moved)
@@ -322,16 +334,24 @@ impl Engine {
     async fn make(&self, issue: Arc<Issue>, due: Due) -> Input {
         let key = due.key;
         let claim = issue.owed.get(&key).and_then(|it| it.claimed);
-        if claim.is_none_or(|until| self.hands.clock.now() >= until) {
+        if claim.is_none_or(|it| self.hands.clock.now() >= it.until) {
             // This process slept through its claim: somebody else has it by now.
             return Input::Tick;
         }
         match self.call(&issue, &due).await {
             Ok(Answer::Outcome(outcome)) => Input::Performed { key, outcome },
-            Ok(Answer::Absent { certain }) => Input::Absent { key, certain },
+            Ok(Answer::Absent { certain }) => Input::Absent {
+                key,
+                claim: due.claim,
+                certain,
+            },
             Err(fault) => {
                 warn!(issue = %issue.id, key, "could not make an effect: {fault}");
-                Input::Faulted { key, fault }
+                Input::Faulted {
+                    key,
+                    claim: due.claim,
+                    fault,
+                }
             }
         }
     }

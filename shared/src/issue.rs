@@ -19,7 +19,7 @@ pub use self::advance::advance;
 pub use self::evolve::evolve;
 pub use self::plan::{Complexity, Spec, TaskKind};
 pub use self::state::{
-    Due, How, Issue, Owed, Phase, Pull, StopReason, Stopping, Task, TaskState, Watch,
+    Claim, Due, How, Issue, Owed, Phase, Pull, StopReason, Stopping, Task, TaskState, Watch,
 };
 pub use self::verdict::{Check, CheckState, PullFacts, PullState};
 
@@ -111,11 +111,13 @@ pub enum Input {
     Cancelled { why: CancelReason, at: Time },
     /// An effect that was owed has been made.
     Performed { key: Seq, outcome: Outcome },
-    /// An effect could not be made, or nobody knows whether it was.
-    Faulted { key: Seq, fault: Fault },
+    /// An effect could not be made, or nobody knows whether it was. `claim`: the
+    /// position of the claim under which it was tried. The word of a holder
+    /// whose claim has lapsed does not count: another one may be making it.
+    Faulted { key: Seq, claim: Seq, fault: Fault },
     /// A doubtful effect was looked for and not found. `certain`: the looking
     /// proves that it never happened (a local folder, not a far list).
-    Absent { key: Seq, certain: bool },
+    Absent { key: Seq, claim: Seq, certain: bool },
     /// How a run stands, as its executor tells.
     SawRun {
         task: TaskId,
@@ -673,10 +675,15 @@ impl Draft {
     pub fn claim(&mut self) -> Vec<Due> {
         let due = self.issue.due(self.now);
         let until = self.now + jiff::SignedDuration::from_secs(LEASE_SECONDS);
-        for it in &due {
-            self.emit(Event::Claimed { key: it.key, until });
-        }
-        due
+        due.into_iter()
+            .map(|it| {
+                self.emit(Event::Claimed { key: it.key, until });
+                Due {
+                    claim: self.issue.seq,
+                    ..it
+                }
+            })
+            .collect()
     }
 
     fn emit(&mut self, event: Event) {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use secrecy::SecretString;
 
-use crate::config::Settings;
+use crate::config::{self, Env, Settings, StorePlace};
+use crate::engine::Engine;
+use crate::http::Doors;
 use crate::issue::Time;
 use crate::linear::client::Auth;
 use crate::ports::{Clock, Executor, Forge, Hands, Log, Tracker};
@@ -47,6 +49,35 @@ pub fn hands(
         policies: Arc::clone(settings) as Arc<dyn crate::ports::Policies>,
         clock: Arc::new(SystemClock),
     })
+}
+
+/// What a Lambda function works with: engine and doors, from its variables.
+pub fn function() -> anyhow::Result<Arc<Doors>> {
+    let loaded = config::load(&Env::from_process(), None, None)?;
+    let settings = Arc::new(loaded.settings);
+    let log = function_store(&settings)?;
+    let forge = Arc::new(forge(&settings)?);
+    let engine = Arc::new(Engine::new(hands(&settings, log, forge, None)?));
+    Ok(Arc::new(Doors {
+        engine,
+        // The table's stream wakes the orchestrator.
+        wake: Box::new(|_| ()),
+        linear_secrets: linear_secrets(&settings)?,
+        api_token: settings.api_token.as_ref().map(|it| it.0.clone()),
+    }))
+}
+
+fn function_store(settings: &Settings) -> anyhow::Result<Arc<dyn Log>> {
+    match &settings.store {
+        StorePlace::Dynamodb(table) => {
+            anyhow::bail!(
+                "CYRUS_STORE: the table `{table}` cannot be used yet, the DynamoDB store is not built"
+            )
+        }
+        StorePlace::Sqlite(_) => {
+            anyhow::bail!("CYRUS_STORE must be dynamodb:TABLE in a Lambda function")
+        }
+    }
 }
 
 /// Linear, for the engine.

@@ -2,10 +2,10 @@
 
 use jiff::SignedDuration;
 use shared::issue::{
-    AgentPolicy, Brief, Briefing, CancelReason, Check, CheckState, Draft, Effect, Ending, Failure,
-    FailureClass, Fault, Input, Issue, IssueId, MergeMethod, MergeMode, Opening, Outcome, Planning,
-    Policy, PullFacts, PullState, Repository, RunResult, SessionId, Sight, Strategy, TaskId, Time,
-    Verbosity, words,
+    AgentPolicy, Brief, Briefing, CancelReason, Check, CheckState, Draft, Due, Effect, Ending,
+    Failure, FailureClass, Fault, How, Input, Issue, IssueId, MergeMethod, MergeMode, Opening,
+    Outcome, Planning, Policy, PullFacts, PullState, Repository, RunResult, SessionId, Sight,
+    Strategy, TaskId, Time, Verbosity, words,
 };
 
 struct Story {
@@ -77,18 +77,23 @@ impl Story {
         }))
     }
 
-    /// Claims all that is due and makes it, as well as can be, until nothing is
-    /// due but what `hold` holds back.
+    fn claim(&mut self) -> Vec<Due> {
+        let mut draft = Draft::new(self.issue.clone(), self.now);
+        let due = draft.claim();
+        self.issue = draft.issue;
+        due
+    }
+
+    /// Makes all that is due, as well as can be, until nothing is due but what
+    /// `hold` holds back.
     fn make_all(&mut self, hold: fn(&Effect) -> bool) -> Vec<String> {
         let mut sentences = Vec::new();
         loop {
-            let mut draft = Draft::new(self.issue.clone(), self.now);
-            let due = draft.claim();
+            let due = self.issue.due(self.now);
             let due: Vec<_> = due.into_iter().filter(|it| !hold(&it.effect)).collect();
             if due.is_empty() {
                 return sentences;
             }
-            self.issue = draft.issue;
             for it in due {
                 let outcome = match &it.effect {
                     Effect::Fetch => Outcome::Briefed(Box::new(Briefing {
@@ -234,8 +239,8 @@ fn an_issue_goes_from_a_session_to_a_merged_change() {
             "the work begins with `plan`",
             "`plan` goes to local: hybrid-parallel keeps the orchestrator on the team's machine",
             "to do: start `plan` on local (attempt 1)",
-            "#9 is done",
-            "#12 is done",
+            "#7 is done",
+            "#10 is done",
         ],
     );
     check(
@@ -328,24 +333,21 @@ fn a_start_whose_reply_was_lost_is_looked_for_before_it_is_made_again() {
     story.open("s1");
     story.make_all(|it| matches!(it, Effect::Start { .. }));
     let key = *story.issue.owed.keys().next().expect("the start is owed");
-    let mut draft = Draft::new(story.issue.clone(), story.now);
-    draft.claim();
-    story.issue = draft.issue;
+    let claim = story.claim()[0].claim;
     story.hear(Input::Faulted {
         key,
+        claim,
         fault: Fault::Ambiguous {
             why: "timed out".into(),
         },
     });
     story.later(5);
     for _ in 0..2 {
-        let due = story.issue.due(story.now);
-        assert_eq!(
-            due.iter().map(|it| it.how).collect::<Vec<_>>(),
-            [shared::issue::How::Look]
-        );
+        let due = story.claim();
+        assert_eq!(due.iter().map(|it| it.how).collect::<Vec<_>>(), [How::Look]);
         story.hear(Input::Absent {
             key,
+            claim: due[0].claim,
             certain: false,
         });
         assert!(
@@ -354,15 +356,14 @@ fn a_start_whose_reply_was_lost_is_looked_for_before_it_is_made_again() {
         );
         story.later(15);
     }
+    let claim = story.claim()[0].claim;
     story.hear(Input::Absent {
         key,
+        claim,
         certain: false,
     });
     let due = story.issue.due(story.now);
-    assert_eq!(
-        due.iter().map(|it| it.how).collect::<Vec<_>>(),
-        [shared::issue::How::Make]
-    );
+    assert_eq!(due.iter().map(|it| it.how).collect::<Vec<_>>(), [How::Make]);
 }
 
 #[test]
@@ -764,4 +765,36 @@ fn every_session_gets_a_last_word() {
         end.last().map(String::as_str),
         Some("the round ended: cancelled")
     );
+}
+
+#[test]
+fn the_word_of_a_holder_whose_claim_has_lapsed_does_not_count() {
+    let mut story = Story::new();
+    story.open("s1");
+    story.make_all(|it| matches!(it, Effect::Start { .. }));
+    let slow = story.claim().pop().expect("the start is due");
+    story.later(61);
+    let other = story.claim().pop().expect("the claim has lapsed");
+    assert_eq!((other.key, other.how), (slow.key, How::Look));
+    let busy = Fault::Busy {
+        why: "wait".into(),
+        retry_after_seconds: None,
+    };
+    check(
+        story.hear(Input::Faulted {
+            key: slow.key,
+            claim: slow.claim,
+            fault: busy,
+        }),
+        &[],
+    );
+    check(
+        story.hear(Input::Absent {
+            key: slow.key,
+            claim: slow.claim,
+            certain: true,
+        }),
+        &[],
+    );
+    assert!(story.claim().is_empty(), "the other one still has it");
 }

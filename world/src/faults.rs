@@ -7,7 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// Answered with this status and body; nothing is done.
-    Status { status: u16, body: String, retry_after: Option<u32> },
+    Status {
+        status: u16,
+        body: String,
+        retry_after: Option<u32>,
+    },
     /// The connection breaks before anything is done.
     DropBefore,
     /// It is done, and then the connection breaks: the reply is lost.

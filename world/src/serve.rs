@@ -44,17 +44,23 @@ impl Drop for Server {
 
 /// A response whose connection breaks before it is complete.
 pub fn broken() -> Response {
-    let cut = stream::iter([Err::<Vec<u8>, _>(std::io::Error::other("the connection breaks"))]);
+    let cut = stream::iter([Err::<Vec<u8>, _>(std::io::Error::other(
+        "the connection breaks",
+    ))]);
     let mut response = Response::new(Body::from_stream(cut));
-    response.headers_mut().insert("content-length", axum::http::HeaderValue::from_static("1000"));
+    response.headers_mut().insert(
+        "content-length",
+        axum::http::HeaderValue::from_static("1000"),
+    );
     response
 }
 
 /// Lets a call meet its trouble: `work` does what the call asks for and answers.
 pub async fn meet<F: Future<Output = Response>>(trouble: Option<Trouble>, work: F) -> Response {
     let answer = |status: u16, body: String, retry_after: Option<u32>| {
-        let mut builder =
-            Response::builder().status(status).header("content-type", "application/json");
+        let mut builder = Response::builder()
+            .status(status)
+            .header("content-type", "application/json");
         if let Some(seconds) = retry_after {
             builder = builder.header("retry-after", seconds);
         }
@@ -62,7 +68,11 @@ pub async fn meet<F: Future<Output = Response>>(trouble: Option<Trouble>, work: 
     };
     match trouble {
         None => work.await,
-        Some(Trouble::Status { status, body, retry_after }) => answer(status, body, retry_after),
+        Some(Trouble::Status {
+            status,
+            body,
+            retry_after,
+        }) => answer(status, body, retry_after),
         Some(Trouble::DropBefore) => broken(),
         Some(Trouble::DropAfter) => {
             work.await;

@@ -1,1 +1,19 @@
-fn main() {}
+//! Acts: woken by the table's stream, makes what is due. What woke it carries
+//! no data, so it is not read.
+
+use lambda_runtime::{Error, LambdaEvent, service_fn, tracing};
+use serde_json::Value;
+use shared::wire;
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    tracing::init_default_subscriber();
+    let engine = &wire::function()?.engine.clone();
+    lambda_runtime::run(service_fn(async move |_: LambdaEvent<Value>| {
+        for issue in engine.overdue().await? {
+            engine.act(&issue).await?;
+        }
+        Ok::<(), Error>(())
+    }))
+    .await
+}

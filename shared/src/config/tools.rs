@@ -101,8 +101,8 @@ mod tests {
                 .any(|it| it == tool)
         };
         for (tool, expected) in [
-            ("Read", [true, true, true, true]),
-            ("Edit", [false, true, true, false]),
+            ("Read(**)", [true, true, true, true]),
+            ("Edit(**)", [false, true, true, false]),
             ("Bash", [false, false, true, true]),
             ("AskUserQuestion", [false, true, true, true]),
         ] {

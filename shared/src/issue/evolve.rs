@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 
 use super::state::{Doubt, Owed, Pull};
 use super::{
-    Activity, Effect, Event, Fault, Issue, Outcome, Record, Seq, Settled, Spec, StopReason,
+    Activity, Claim, Effect, Event, Fault, Issue, Outcome, Record, Seq, Settled, Spec, StopReason,
     Stopping, Task, TaskId, TaskState, Time, words,
 };
 
@@ -77,7 +77,16 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
             }
         }
         Event::Requested(effect) => requested(issue, *seq, effect, *at),
-        Event::Claimed { key, until } => claimed(issue, *key, *until),
+        Event::Claimed { key, until } => {
+            claimed(
+                issue,
+                *key,
+                Claim {
+                    seq: *seq,
+                    until: *until,
+                },
+            );
+        }
         Event::Performed { key, outcome } => performed(issue, *key, outcome, *at),
         Event::Faulted {
             key,
@@ -282,7 +291,7 @@ fn requested(issue: &mut Issue, key: Seq, effect: &Effect, at: Time) {
     }
 }
 
-fn claimed(issue: &mut Issue, key: Seq, until: Time) {
+fn claimed(issue: &mut Issue, key: Seq, claim: Claim) {
     let Some(owed) = issue.owed.get_mut(&key) else {
         return;
     };
@@ -290,7 +299,7 @@ fn claimed(issue: &mut Issue, key: Seq, until: Time) {
         // The last holder vanished without a word: it may have made the effect.
         owed.doubt.get_or_insert_default();
     }
-    owed.claimed = Some(until);
+    owed.claimed = Some(claim);
     if let Effect::ShowPlan { session } = &owed.effect {
         issue.shown.insert(session.clone());
     }

@@ -150,12 +150,19 @@ pub struct Owed {
     pub effect: Effect,
     pub tries: u32,
     pub not_before: Option<Time>,
-    /// Somebody is making it until then.
-    pub claimed: Option<Time>,
+    /// Somebody is making it.
+    pub claimed: Option<Claim>,
     /// It may have been made: it is looked for before it is made again.
     pub doubt: Option<Doubt>,
     /// Not wanted any more: it is only looked for, never made.
     pub withdrawn: bool,
+}
+
+/// Who makes an effect: the one who wrote the claim at this position, until it lapses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub seq: Seq,
+    pub until: Time,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -171,6 +178,8 @@ pub struct Due {
     pub key: Seq,
     pub effect: Effect,
     pub how: How,
+    /// The position of the claim under which it is made; 0 while it is not claimed.
+    pub claim: Seq,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -323,6 +332,7 @@ impl Issue {
                     key: *key,
                     effect: owed.effect.clone(),
                     how: owed.how(),
+                    claim: 0,
                 });
             }
         }
@@ -509,7 +519,10 @@ impl Owed {
 
     /// When it is to be made; `since` when there is no reason to wait.
     fn due_at(&self, since: Time) -> Time {
-        self.claimed.or(self.not_before).unwrap_or(since)
+        self.claimed
+            .map(|it| it.until)
+            .or(self.not_before)
+            .unwrap_or(since)
     }
 
     fn how(&self) -> How {

@@ -55,8 +55,20 @@ pub(super) fn understand(draft: &mut Draft, input: Input) -> Result<(), Refusal>
         }
         Input::Cancelled { why, at } => cancelled(draft, why, at),
         Input::Performed { key, outcome } => performed(draft, key, outcome),
-        Input::Faulted { key, fault } => faulted(draft, key, fault),
-        Input::Absent { key, certain } => absent(draft, key, certain),
+        Input::Faulted { key, claim, fault } => {
+            if is_holder(draft, key, claim) {
+                faulted(draft, key, fault);
+            }
+        }
+        Input::Absent {
+            key,
+            claim,
+            certain,
+        } => {
+            if is_holder(draft, key, claim) {
+                absent(draft, key, certain);
+            }
+        }
         Input::SawRun { task, run, sight } => saw_run(draft, &task, &run, sight),
         Input::SawPull { task, facts } => saw_pull(draft, &task, facts),
         Input::Tick => {}
@@ -175,6 +187,12 @@ fn performed_late(draft: &mut Draft, key: Seq, outcome: Outcome) {
     }
 }
 
+/// Is the effect still claimed by whom we hear of?
+fn is_holder(draft: &Draft, key: Seq, claim: Seq) -> bool {
+    let held = draft.issue.owed.get(&key).and_then(|owed| owed.claimed);
+    held.is_some_and(|it| it.seq == claim)
+}
+
 fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
     let Some(owed) = draft.issue.owed.get(&key) else {
         return;
@@ -274,9 +292,6 @@ fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
 }
 
 fn absent(draft: &mut Draft, key: Seq, certain: bool) {
-    if !draft.issue.owed.contains_key(&key) {
-        return;
-    }
     draft.emit(Event::Searched { key, certain });
     let settled = draft
         .issue

@@ -28,7 +28,7 @@ async fn a_start_is_a_run_with_our_key() {
     let order = &runs[0].order;
     assert_eq!(order.prompt, job.prompt, "the prompt goes along verbatim");
     assert_eq!(order.repository.as_deref(), Some(SLUG));
-    assert_eq!(order.model.as_deref(), Some("a-model"));
+    assert_eq!(order.model.as_deref(), None);
     let metadata = json!({ "cyrus_key": "issue-1-17", "issue": "ENG-42", "task": "api" });
     assert_eq!(order.metadata, metadata);
     stage.check();

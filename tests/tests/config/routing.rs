@@ -217,17 +217,17 @@ fn agents_get_the_nearest_tools_and_models() {
     // The label's prompt, then the prompt's defaults.
     let builder = agent(CYRUS, "ENG-1", Some("Feature"));
     assert!(!builder.allowed_tools.iter().any(|it| it == "Bash"));
-    assert!(builder.allowed_tools.iter().any(|it| it == "Edit"));
+    assert!(builder.allowed_tools.iter().any(|it| it == "Edit(**)"));
     assert_eq!(builder.disallowed_tools, ["Task"]);
     let debugger = agent(CYRUS, "ENG-1", Some("Bug"));
     assert!(debugger.allowed_tools.iter().any(|it| it == "Bash"));
     assert_eq!(debugger.disallowed_tools, ["WebSearch"]);
     let scoper = agent(CYRUS, "ENG-1", Some("PRD"));
-    assert!(!scoper.allowed_tools.iter().any(|it| it == "Edit"));
+    assert!(!scoper.allowed_tools.iter().any(|it| it == "Edit(**)"));
     assert_eq!(scoper.disallowed_tools, ["WebFetch"]);
     // Nobody has said anything: the safe preset, no MCP.
     let bare = agent(&repository(json!({})), "ENG-1", None);
-    assert!(bare.allowed_tools.iter().any(|it| it == "Edit"));
+    assert!(bare.allowed_tools.iter().any(|it| it == "Edit(**)"));
     assert!(
         !bare
             .allowed_tools

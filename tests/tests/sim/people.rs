@@ -121,6 +121,13 @@ impl Mail {
 
     /// A letter that is due, whichever.
     pub(crate) fn next(&mut self, world: &mut World) -> Option<Letter> {
+        for issue in std::mem::take(&mut world.spited) {
+            let input = Input::Cancelled {
+                why: CancelReason::Stop,
+                at: world.now,
+            };
+            self.post(&issue, input, world.now);
+        }
         let due: Vec<usize> = (0..self.waiting.len())
             .filter(|at| self.waiting[*at].after <= world.now)
             .collect();

@@ -10,9 +10,9 @@ use std::task::Poll;
 use async_trait::async_trait;
 use jiff::SignedDuration;
 use shared::issue::{
-    Activity, Brief, Check, CheckState, Ending, Event, ExecutorKind, Failure, FailureClass, Fault,
-    IssueId, Policy, PullFacts, PullState, RunId, RunResult, SessionId, Sight, Stage, TaskId,
-    TaskKind, Time,
+    Activity, Brief, Check, CheckState, Effect, Ending, Event, ExecutorKind, Failure, FailureClass,
+    Fault, IssueId, Policy, PullFacts, PullState, RunId, RunResult, SessionId, Sight, Stage,
+    TaskId, TaskKind, Time,
 };
 use shared::ports::{
     Append, AppendError, Clock, Executor, Forge, Head, Job, Log, MergeAnswer, MergeAsk, OpenAsk,
@@ -50,6 +50,7 @@ pub(crate) struct Weather {
     pub(crate) red: u32,
     pub(crate) head_moves: u32,
     pub(crate) store_fault: u32,
+    pub(crate) spite: u32,
 }
 
 impl Weather {
@@ -68,6 +69,7 @@ impl Weather {
             red: 0,
             head_moves: 0,
             store_fault: 0,
+            spite: 0,
         }
     }
 
@@ -88,6 +90,7 @@ impl Weather {
             red: chance(100),
             head_moves: chance(500),
             store_fault: chance(40),
+            spite: chance(60),
         }
     }
 }
@@ -155,6 +158,8 @@ pub(crate) struct World {
     /// Issues whose round is over in the log, and those whose round is not.
     pub(crate) done: BTreeSet<IssueId>,
     pub(crate) open: BTreeSet<IssueId>,
+    /// Issues that a person wants stopped just when something begins.
+    pub(crate) spited: Vec<IssueId>,
     /// Issues that a person has stopped in this round, and since when.
     pub(crate) cancelled: BTreeMap<IssueId, Time>,
 }
@@ -181,6 +186,7 @@ impl World {
             done: BTreeSet::new(),
             open: BTreeSet::new(),
             cancelled: BTreeMap::new(),
+            spited: Vec::new(),
         }
     }
 
@@ -355,16 +361,23 @@ impl World {
         }
     }
 
-    /// Invariant 6, the other half: what runs for a cancelled issue is asked to stop.
+    /// Invariant 6, the other half: what runs for a cancelled issue is asked to
+    /// stop, and nothing runs for one whose round is over.
     pub(crate) fn check_stopped(&mut self) {
-        let neglected = self.runs.iter().find(|run| {
-            let late = |since: &Time| self.now.duration_since(*since).as_secs() > STOP_SECONDS_MAX;
-            run.stopped.is_none()
-                && run.alive(self.now)
-                && self.cancelled.get(&run.job.issue).is_some_and(late)
+        let now = self.now;
+        let late = |since: &Time| now.duration_since(*since).as_secs() > STOP_SECONDS_MAX;
+        let wrong = self.runs.iter().find_map(|run| {
+            if !run.alive(now) {
+                return None;
+            }
+            if self.done.contains(&run.job.issue) {
+                return Some(format!("{} outlived its round", run.id));
+            }
+            let neglected = self.cancelled.get(&run.job.issue).is_some_and(late);
+            (neglected && run.stopped.is_none())
+                .then(|| format!("{} was never asked to stop", run.id))
         });
-        if let Some(run) = neglected {
-            let what = format!("{} was never asked to stop", run.id);
+        if let Some(what) = wrong {
             self.broke(what);
         }
     }
@@ -824,6 +837,12 @@ impl Log for Store {
             )));
         }
         let (issue, over) = (append.issue.clone(), append.head.phase == "done");
+        let begins = append.events.iter().any(|it| {
+            matches!(
+                it,
+                Event::Requested(Effect::Start { .. } | Effect::Merge { .. })
+            )
+        });
         let cancels = append
             .events
             .iter()
@@ -846,6 +865,10 @@ impl Log for Store {
             let mut world = self.view.world();
             for line in lines {
                 world.note(line);
+            }
+            let spite = world.weather.spite;
+            if begins && world.dice(spite) {
+                world.spited.push(issue.clone());
             }
             if cancels {
                 let now = world.now;
