@@ -4,7 +4,8 @@
 //! * [`ports`]: what the engine needs of the world, as promises.
 //! * [`engine`]: hear, act, look. The only code that calls the outside.
 //! * [`store`]: the logs.
-//! * [`linear`], [`github`], [`codegen`]: adapters, one service each.
+//! * [`linear`], [`github`], [`codegen`]: adapters, one service each; `net`: the HTTP
+//!   that they share.
 //! * [`config`]: `config.json` and the environment become settings.
 //! * [`http`]: one router for webhooks and the API; [`view`]: the documents it serves.
 //! * [`service`]: the three roles in one process.
@@ -17,6 +18,7 @@ pub mod github;
 pub mod http;
 pub mod issue;
 pub mod linear;
+mod net;
 pub mod ports;
 pub mod service;
 pub mod store;

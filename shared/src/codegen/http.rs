@@ -1,36 +1,23 @@
 //! One request to Codegen, and what its answer means where that is the same for all.
 
-use std::time::Duration;
-
-use anyhow::Context;
-use reqwest::redirect::Policy;
-use reqwest::{Method, StatusCode, Url};
-use secrecy::{ExposeSecret, SecretString};
+use reqwest::{Method, StatusCode};
+use secrecy::SecretString;
 use serde_json::Value;
 
 use super::REQUEST_SECONDS;
 use crate::issue::{FailureClass, Fault, REASON_BYTES_MAX, clip};
+pub(super) use crate::net::Gap;
+use crate::net::{Rest, Service, number};
 
-const CONNECT_SECONDS: u64 = 5;
-/// A page of a hundred runs with their results.
-const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Codegen's limits are per minute: a longer wait is not believed.
 const LIMITED_SECONDS_MAX: u32 = 600;
+const CODEGEN: Service = Service {
+    name: "Codegen",
+    headers: &[],
+    request_seconds: REQUEST_SECONDS,
+};
 
-pub(super) struct Http {
-    client: reqwest::Client,
-    base: Url,
-    token: SecretString,
-}
-
-/// No usable answer came.
-#[derive(Debug)]
-pub(super) enum Gap {
-    /// The request did not leave: nothing was done.
-    NotSent(String),
-    /// It may have been done.
-    ReplyLost(String),
-}
+pub(super) struct Http(Rest);
 
 /// Everything that Codegen has said to one request.
 pub(super) struct Answer {
@@ -43,25 +30,7 @@ pub(super) struct Answer {
 
 impl Http {
     pub(super) fn new(api_url: &str, token: SecretString) -> anyhow::Result<Self> {
-        let base = Url::parse(api_url.trim_end_matches('/'))
-            .with_context(|| format!("the address of Codegen's API, `{api_url}`"))?;
-        anyhow::ensure!(
-            matches!(base.scheme(), "https" | "http"),
-            "the address of Codegen's API, `{base}`, must begin with https://"
-        );
-        let client = reqwest::Client::builder()
-            .user_agent("cyrus")
-            .connect_timeout(Duration::from_secs(CONNECT_SECONDS))
-            .timeout(Duration::from_secs(REQUEST_SECONDS))
-            // Followed, a redirected create would become a GET of something else.
-            .redirect(Policy::none())
-            .build()
-            .context("set up the client of Codegen's API")?;
-        Ok(Self {
-            client,
-            base,
-            token,
-        })
+        Ok(Self(Rest::new(CODEGEN, api_url, token)?))
     }
 
     pub(super) async fn call(
@@ -71,58 +40,15 @@ impl Http {
         query: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Result<Answer, Gap> {
-        let call = format!("{method} /{}", path.join("/"));
-        let mut url = self.base.clone();
-        match url.path_segments_mut() {
-            Ok(mut segments) => {
-                segments.pop_if_empty().extend(path);
-            }
-            Err(()) => return Err(Gap::NotSent(format!("`{}` takes no path", self.base))),
-        }
-        if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query);
-        }
-        let mut request = self
-            .client
-            .request(method, url)
-            .bearer_auth(self.token.expose_secret());
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let lost = |error: reqwest::Error| {
-            let why = format!("{call} at Codegen failed: {}", chain(&error.without_url()));
-            Gap::ReplyLost(why)
-        };
-        let mut response = match request.send().await {
-            Ok(response) => response,
-            Err(error) if error.is_connect() || error.is_builder() => {
-                return Err(Gap::NotSent(format!(
-                    "Codegen could not be reached: {}",
-                    chain(&error.without_url())
-                )));
-            }
-            Err(error) => return Err(lost(error)),
-        };
-        let status = response.status();
-        let retry_after = response
-            .headers()
-            .get("retry-after")
-            .and_then(|it| it.to_str().ok()?.trim().parse::<u32>().ok())
-            .map(|it| it.clamp(1, LIMITED_SECONDS_MAX));
-        let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(lost)? {
-            if bytes.len() + chunk.len() > BODY_BYTES_MAX {
-                return Err(Gap::ReplyLost(format!(
-                    "Codegen's answer to {call} is over {BODY_BYTES_MAX} bytes"
-                )));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
+        let reply = self.0.call(method, path, query, body).await?;
+        let retry_after = number(&reply.headers, "retry-after");
         Ok(Answer {
-            status,
-            call,
-            body: bytes,
-            retry_after,
+            status: reply.status,
+            call: reply.call,
+            body: reply.body,
+            retry_after: retry_after
+                .and_then(|it| u32::try_from(it).ok())
+                .map(|it| it.clamp(1, LIMITED_SECONDS_MAX)),
         })
     }
 }
@@ -227,25 +153,4 @@ impl Answer {
             REASON_BYTES_MAX,
         )
     }
-}
-
-/// For calls that may be repeated without harm, which are all but creates.
-impl From<Gap> for Fault {
-    fn from(gap: Gap) -> Self {
-        match gap {
-            Gap::NotSent(why) | Gap::ReplyLost(why) => Self::Transient { why },
-        }
-    }
-}
-
-/// An error with its causes, since the outermost says only that it failed.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(it) = cause {
-        text.push_str(": ");
-        text.push_str(&it.to_string());
-        cause = it.source();
-    }
-    clip(&text, REASON_BYTES_MAX)
 }

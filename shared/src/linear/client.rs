@@ -21,6 +21,7 @@ use crate::issue::{
     Activity, Brief, FailureClass, Fault, IssueId, LEASE_SECONDS, SessionId, Stage, TEXT_BYTES_MAX,
     clip,
 };
+use crate::net;
 use crate::ports::{Clock, PlanItem, PlanStatus, Tracker};
 
 mod answer;
@@ -29,8 +30,6 @@ mod token;
 /// One call, with the token that it may need first. The longest effect makes two.
 const CALL_SECONDS_MAX: u64 = 20;
 const _: () = assert!(2 * (CALL_SECONDS_MAX as i64) < LEASE_SECONDS);
-/// Connecting takes longer than this only where nobody listens.
-const CONNECT_SECONDS_MAX: u64 = 5;
 /// An answer is read up to here.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -126,12 +125,7 @@ impl Client {
             auth,
             clock,
         } = options;
-        let http = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
-            .user_agent(concat!("cyrus/", env!("CARGO_PKG_VERSION")))
-            // Linear sends nobody elsewhere; whoever does should not get our token.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()?;
+        let http = net::client(concat!("cyrus/", env!("CARGO_PKG_VERSION"))).build()?;
         let tokens = Tokens::new(auth, http.clone(), Arc::clone(&clock));
         Ok(Self {
             http,

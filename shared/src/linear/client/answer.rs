@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::issue::{FailureClass, Fault, REASON_BYTES_MAX, Time, clip};
+use crate::net::{self, Cut};
 
 /// However long Linear asks us to wait, we look again after this.
 const RETRY_AFTER_SECONDS_MAX: u32 = 60 * 60;
@@ -65,20 +66,16 @@ pub(super) async fn read(
 /// The body of a reply, unless it is longer than `max`.
 pub(super) async fn bytes(
     name: &str,
-    mut reply: reqwest::Response,
+    reply: reqwest::Response,
     max: usize,
 ) -> Result<Vec<u8>, Fault> {
-    let mut bytes = Vec::new();
-    while let Some(chunk) = reply.chunk().await.map_err(|error| broken(name, error))? {
-        if bytes.len() + chunk.len() > max {
-            return Err(Fault::Permanent {
-                class: FailureClass::Invalid,
-                why: format!("Linear's answer to `{name}` is longer than {max} bytes"),
-            });
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes)
+    net::body_of(reply, max).await.map_err(|cut| match cut {
+        Cut::Broken(error) => broken(name, error),
+        Cut::TooLong => Fault::Permanent {
+            class: FailureClass::Invalid,
+            why: format!("Linear's answer to `{name}` is longer than {max} bytes"),
+        },
+    })
 }
 
 impl Answer {
@@ -224,7 +221,7 @@ impl GraphqlError {
 
 /// How long Linear wants us to wait, from whichever header tells.
 pub(super) fn retry_after(headers: &HeaderMap, now: Time) -> Option<u32> {
-    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<i64>().ok();
+    let number = |name: &str| net::number(headers, name);
     let plain = number(RETRY_AFTER.as_str());
     let seconds = plain.or_else(|| {
         let used_up = |it: &str| number(&format!("{it}-remaining")) == Some(0);

@@ -1,0 +1,199 @@
+//! What the adapters share of HTTP: a client that trusts nobody's redirects, a
+//! body that ends, and one request to a REST service. What an answer means is
+//! each adapter's own business.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use reqwest::header::HeaderMap;
+use reqwest::redirect::Policy;
+use reqwest::{ClientBuilder, Method, Response, StatusCode, Url};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+
+use crate::issue::{Fault, REASON_BYTES_MAX, clip};
+
+/// Connecting takes longer than this only where nobody listens.
+const CONNECT_SECONDS_MAX: u64 = 5;
+/// A page of a hundred of GitHub's check runs, with reports of up to 128 KB each.
+const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// A service with a REST API and a bearer token.
+pub(crate) struct Rest {
+    service: Service,
+    client: reqwest::Client,
+    base: Url,
+    token: SecretString,
+}
+
+/// What is the same for all requests to one service.
+pub(crate) struct Service {
+    /// For messages.
+    pub(crate) name: &'static str,
+    /// They go with every request.
+    pub(crate) headers: &'static [(&'static str, &'static str)],
+    /// The whole of one request, from connecting to the last byte of the answer.
+    pub(crate) request_seconds: u64,
+}
+
+/// Everything that a service has said to one request.
+pub(crate) struct Reply {
+    /// The request, for messages.
+    pub(crate) call: String,
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+}
+
+/// No usable answer came.
+#[derive(Debug)]
+pub(crate) enum Gap {
+    /// The request did not leave: nothing was done.
+    NotSent(String),
+    /// It may have been done.
+    ReplyLost(String),
+}
+
+/// Why a body was not read to its end.
+pub(crate) enum Cut {
+    TooLong,
+    Broken(reqwest::Error),
+}
+
+impl Rest {
+    pub(crate) fn new(
+        service: Service,
+        api_url: &str,
+        token: SecretString,
+    ) -> anyhow::Result<Self> {
+        let name = service.name;
+        let base = Url::parse(api_url.trim_end_matches('/'))
+            .with_context(|| format!("the address of {name}'s API, `{api_url}`"))?;
+        anyhow::ensure!(
+            matches!(base.scheme(), "https" | "http"),
+            "the address of {name}'s API, `{base}`, must begin with https://"
+        );
+        let client = client("cyrus")
+            .timeout(Duration::from_secs(service.request_seconds))
+            .build()
+            .with_context(|| format!("set up the client of {name}'s API"))?;
+        Ok(Self {
+            service,
+            client,
+            base,
+            token,
+        })
+    }
+
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Reply, Gap> {
+        let name = self.service.name;
+        let call = format!("{method} /{}", path.join("/"));
+        let mut url = self.base.clone();
+        match url.path_segments_mut() {
+            Ok(mut segments) => {
+                segments.pop_if_empty().extend(path);
+            }
+            Err(()) => return Err(Gap::NotSent(format!("`{}` takes no path", self.base))),
+        }
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let mut request = self
+            .client
+            .request(method, url)
+            .bearer_auth(self.token.expose_secret());
+        for (header, value) in self.service.headers {
+            request = request.header(*header, *value);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let lost = |error| Gap::ReplyLost(format!("{call} at {name} failed: {}", chain(error)));
+        let mut response = match request.send().await {
+            Ok(response) => response,
+            Err(error) if error.is_connect() || error.is_builder() => {
+                let why = format!("{name} could not be reached: {}", chain(error));
+                return Err(Gap::NotSent(why));
+            }
+            Err(error) => return Err(lost(error)),
+        };
+        let status = response.status();
+        let headers = std::mem::take(response.headers_mut());
+        let body = match body_of(response, BODY_BYTES_MAX).await {
+            Ok(body) => body,
+            Err(Cut::Broken(error)) => return Err(lost(error)),
+            Err(Cut::TooLong) => {
+                let why = format!("{name}'s answer to {call} is over {BODY_BYTES_MAX} bytes");
+                return Err(Gap::ReplyLost(why));
+            }
+        };
+        Ok(Reply {
+            call,
+            status,
+            headers,
+            body,
+        })
+    }
+}
+
+impl Gap {
+    pub(crate) fn why(self) -> String {
+        match self {
+            Self::NotSent(why) | Self::ReplyLost(why) => why,
+        }
+    }
+}
+
+/// For calls that may be repeated without harm; the others look at the gap.
+impl From<Gap> for Fault {
+    fn from(gap: Gap) -> Self {
+        Self::Transient { why: gap.why() }
+    }
+}
+
+/// The beginning of every client.
+pub(crate) fn client(user_agent: &str) -> ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(user_agent)
+        .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
+        // No service sends us elsewhere; whoever does should not get our token,
+        // and a redirected write would become a harmless-looking GET.
+        .redirect(Policy::none())
+}
+
+/// The body of an answer, unless it is longer than `max`.
+pub(crate) async fn body_of(mut response: Response, max: usize) -> Result<Vec<u8>, Cut> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(Cut::Broken)? {
+        if body.len() + chunk.len() > max {
+            return Err(Cut::TooLong);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// The whole number in a header.
+pub(crate) fn number(headers: &HeaderMap, name: &str) -> Option<i64> {
+    headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// An error with its causes, since the outermost says only that it failed.
+/// Without the address, which a caller names where it helps.
+fn chain(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(it) = cause {
+        text.push_str(": ");
+        text.push_str(&it.to_string());
+        cause = it.source();
+    }
+    clip(&text, REASON_BYTES_MAX)
+}
