@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::issue::{Issue, Phase, Record, Task, TaskState, Time, words};
+use crate::issue::{Issue, Record, Task, Time, words};
 use crate::ports::Head;
 
 /// `GET /api/v1/issues/{issue}`.
@@ -188,21 +188,4 @@ pub fn log_line(record: &Record) -> LogLine {
         event,
         text: words::sentence(&record.event),
     }
-}
-
-/// How much sooner the tasks were done than one after another, in seconds:
-/// the sum of what each took, less what all of it took.
-pub fn seconds_saved(issue: &Issue) -> f64 {
-    let took = |from: Time, to: Time| to.duration_since(from).as_secs_f64();
-    let each: f64 = issue
-        .tasks
-        .iter()
-        .filter(|task| !matches!(task.state, TaskState::Skipped | TaskState::Cancelled))
-        .filter_map(|task| Some(took(task.started_at?, task.finished_at?)))
-        .sum();
-    let all = match (issue.phase(), issue.finished_at) {
-        (Phase::Done, Some(finished)) => took(issue.started_at, finished),
-        _ => return 0.0,
-    };
-    (each - all).max(0.0)
 }

@@ -291,19 +291,6 @@ impl Codegen {
         }
     }
 
-    /// When the next run begins or ends, for a clock that jumps.
-    pub fn next_at(&self) -> Option<Timestamp> {
-        let moments = self.runs.iter().filter_map(|it| {
-            let begins = it.created_at + it.part.wait;
-            match it.status {
-                Status::Pending => Some(begins),
-                Status::Active if it.part.deed != Deed::Hang => Some(begins + it.part.work),
-                Status::Active | Status::Complete | Status::Cancelled | Status::Failed(_) => None,
-            }
-        });
-        moments.min()
-    }
-
     /// Every run there ever was, oldest first.
     pub fn runs(&self) -> &[Run] {
         &self.runs

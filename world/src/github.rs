@@ -275,14 +275,6 @@ impl GitHub {
         Ok(())
     }
 
-    /// Changes the text of a pull request, as anybody with access can.
-    pub fn edit(&mut self, slug: &str, number: u64, body: &str) -> Result<(), Denied> {
-        let place = self.place(slug)?;
-        let at = place.index(number)?;
-        body.clone_into(&mut place.pulls[at].body);
-        Ok(())
-    }
-
     /// Sets a check run of a commit, over one of the same name. `None`: it runs.
     pub fn set_check(
         &mut self,
