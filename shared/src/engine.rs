@@ -35,6 +35,8 @@ const CONFLICTS_MAX: usize = 100;
 const CACHED_ISSUES_MAX: usize = 1_000;
 /// The issues that one look takes in.
 const ATTENTION_MAX: usize = 5_000;
+/// How often a look is repeated at once for issues in which it found something new.
+const LOOKS_MAX: usize = 4;
 /// The steps of one `act`, against a loop that never comes to rest.
 const STEPS_MAX: usize = 100_000;
 
@@ -158,8 +160,24 @@ impl Engine {
     }
 
     /// Asks about what runs for some issues, in bulk, and returns those for
-    /// which something has changed.
+    /// which something has changed. What has changed is asked about again at
+    /// once: behind a run that ended stands a pull request to be found.
     pub async fn look_at(&self, ids: &[IssueId]) -> anyhow::Result<Vec<IssueId>> {
+        let mut moved = self.look_once(ids).await?;
+        let mut again = moved.clone();
+        for _ in 1..LOOKS_MAX {
+            if again.is_empty() {
+                break;
+            }
+            again = self.look_once(&again).await?;
+            moved.extend(again.iter().cloned());
+        }
+        moved.sort();
+        moved.dedup();
+        Ok(moved)
+    }
+
+    async fn look_once(&self, ids: &[IssueId]) -> anyhow::Result<Vec<IssueId>> {
         let mut runs: BTreeMap<ExecutorKind, Vec<(IssueId, TaskId, RunId)>> = BTreeMap::new();
         let mut pulls: Vec<(IssueId, TaskId, PullAsk)> = Vec::new();
         for id in ids {

@@ -1,6 +1,7 @@
 //! The project's chores. `cargo xtask test` is all that decides whether a
 //! change is good; `cargo xtask bench store` measures the store.
 
+mod guards;
 mod tools;
 
 use std::env;
@@ -22,6 +23,8 @@ struct Arguments {
 enum Chore {
     /// Installs the pinned test tools, then runs every check and every test
     Test,
+    /// Switches one guard of the core off at a time and sees the simulator notice
+    Guards,
     /// Measures something
     Bench {
         #[command(subcommand)]
@@ -33,12 +36,29 @@ enum Chore {
 enum Bench {
     /// Durable steps per second, beside a store that commits each step alone
     Store,
+    /// How much longer an issue takes than its work
+    Overhead,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = House::find().and_then(|house| match arguments.chore {
         Chore::Test => test(&house),
+        Chore::Guards => guards::check(&house),
+        Chore::Bench {
+            what: Bench::Overhead,
+        } => house.run(
+            "cargo",
+            &[
+                "bench",
+                "--package",
+                "cyrus",
+                "--bench",
+                "overhead",
+                "--profile",
+                "dev",
+            ],
+        ),
         Chore::Bench { what: Bench::Store } => house.run(
             "cargo",
             &["bench", "--package", "tests", "--bench", "store"],

@@ -1,0 +1,177 @@
+//! `cargo xtask guards`: is the simulator honest? One guard of the core after
+//! the other is switched off in a copy of the tree, and the simulator must break
+//! every time. Takes about a minute a guard; not part of `cargo xtask test`.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::House;
+
+/// Enough for the rarest of the races below.
+const SEEDS: &str = "1500";
+
+/// A guard, and the text without it.
+struct Guard {
+    name: &'static str,
+    file: &'static str,
+    with: &'static str,
+    without: &'static str,
+}
+
+const GUARDS: &[Guard] = &[
+    Guard {
+        name: "a lapsed claim on a start is looked into",
+        file: "shared/src/issue/state.rs",
+        with: "(self.doubt.is_some() || self.claimed.is_some())",
+        without: "self.doubt.is_some()",
+    },
+    Guard {
+        name: "a claim after a lapsed one remembers the doubt",
+        file: "shared/src/issue/evolve.rs",
+        with: "        owed.doubt.get_or_insert_default();\n    }\n    owed.claimed",
+        without: "    }\n    owed.claimed",
+    },
+    Guard {
+        name: "an outcome counts only under its own claim",
+        file: "shared/src/issue/understand.rs",
+        with: "held.is_some_and(|it| it.seq == claim)",
+        without: "held.is_some() || claim == 0",
+    },
+    Guard {
+        name: "a process that slept through its claim does nothing",
+        file: "shared/src/engine.rs",
+        with: "claim.is_none_or(|it| self.hands.clock.now() >= it.until)",
+        without: "claim.is_none()",
+    },
+    Guard {
+        name: "a session is taken in once",
+        file: "shared/src/issue/understand.rs",
+        with: "    if draft.issue.seen.contains(&opening.session.0) {\n        return;\n    }",
+        without: "",
+    },
+    Guard {
+        name: "a prompt is taken in once",
+        file: "shared/src/issue/understand.rs",
+        with: "if draft.issue.seen.contains(&activity) {",
+        without: "if false {",
+    },
+    Guard {
+        name: "an answer about another run is not this run's",
+        file: "shared/src/issue/understand.rs",
+        with: "    if ours != run {\n        return;\n    }",
+        without: "",
+    },
+    Guard {
+        name: "a task waits for what it depends on",
+        file: "shared/src/issue/advance.rs",
+        with: ".all(|on| issue.task(on).is_some_and(Task::achieved))",
+        without: ".all(|_| true)",
+    },
+    Guard {
+        name: "what runs for a cancelled issue is stopped",
+        file: "shared/src/issue/advance.rs",
+        with: "            } => stop(draft, &task, run),",
+        without: "            } => {\n                let _ = run;\n            }",
+    },
+    Guard {
+        name: "what a cancelled issue may have begun is only looked for",
+        file: "shared/src/issue/evolve.rs",
+        with: "                owed.withdrawn = true;",
+        without: "",
+    },
+    Guard {
+        name: "what may have begun is not dropped by a cancellation",
+        file: "shared/src/issue/evolve.rs",
+        with: "                owed.withdrawn = true;\n                if untouched(owed) {",
+        without: "                owed.withdrawn = true;\n                if true {",
+    },
+    Guard {
+        name: "a cancelled issue's merge is not made again",
+        file: "shared/src/issue/state.rs",
+        with: "let unwanted_merge = self.withdrawn && matches!(self.effect, Effect::Merge { .. });",
+        without: "let unwanted_merge = false;",
+    },
+    Guard {
+        name: "a round ends when nothing is owed",
+        file: "shared/src/issue/advance.rs",
+        with: "if over && draft.issue.reported && draft.issue.owed.is_empty() {",
+        without: "if over && draft.issue.reported {",
+    },
+    Guard {
+        name: "an effect has one id, however often it is tried",
+        file: "shared/src/engine.rs",
+        with: "format!(\"{issue}:{key}\")",
+        without: "format!(\"{issue}:{key}:{:?}\", std::time::Instant::now())",
+    },
+];
+
+pub(crate) fn check(house: &House) -> Result<()> {
+    let copy = house.root.join("target/guards/tree");
+    if copy.exists() {
+        fs::remove_dir_all(&copy)?;
+    }
+    let listed = Command::new("git")
+        .arg("ls-files")
+        .current_dir(&house.root)
+        .output()?;
+    for file in String::from_utf8(listed.stdout)?.lines() {
+        let to = copy.join(file);
+        fs::create_dir_all(to.parent().context("a file in a folder")?)?;
+        fs::copy(house.root.join(file), to).with_context(|| format!("copy {file}"))?;
+    }
+    ensure!(simulate(&copy)?, "the simulator breaks with all guards on");
+    let mut unnoticed = Vec::new();
+    for Guard {
+        name,
+        file,
+        with,
+        without,
+    } in GUARDS
+    {
+        let path = copy.join(file);
+        let text = fs::read_to_string(&path)?;
+        ensure!(
+            text.contains(with),
+            "the guard `{name}` is not in {file} any more: mend the list"
+        );
+        fs::write(&path, text.replacen(with, without, 1))?;
+        let passed = simulate(&copy)?;
+        fs::write(&path, text)?;
+        println!(
+            "{} {name}",
+            if passed { "NOT NOTICED" } else { "noticed    " }
+        );
+        if passed {
+            unnoticed.push(*name);
+        }
+    }
+    if !unnoticed.is_empty() {
+        bail!("the simulator does not miss: {}", unnoticed.join("; "));
+    }
+    println!("{} guards, each is missed when it is off", GUARDS.len());
+    Ok(())
+}
+
+/// Does the simulator pass on this tree? A tree that doesn't build is an error.
+fn simulate(tree: &Path) -> Result<bool> {
+    let cargo = |arguments: &[&str]| {
+        let mut command = Command::new("cargo");
+        command
+            .args(["test", "--quiet", "--package", "tests", "--test", "sim"])
+            .args(arguments);
+        command
+            .current_dir(tree)
+            .env("CARGO_TARGET_DIR", tree.with_file_name("target"));
+        command.env("SIM_SEEDS", SEEDS).output()
+    };
+    let built = cargo(&["--no-run"])?;
+    ensure!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    Ok(cargo(&["nothing_is"])?.status.success())
+}
