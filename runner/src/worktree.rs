@@ -2,56 +2,30 @@
 //! the machine's own credentials; its answers are plain text, its failures
 //! sentences for people.
 //!
-//! The configuration of the repository may have been changed by an agent, so
-//! what it could run inside of our calls (hooks, file system monitors) is off.
+//! What for is said here, how git is called in `call`.
+
+mod call;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
-use std::time::Duration;
 
-use rustix::process::Signal;
-use shared::issue::{Failure, FailureClass, Repository, clip};
-use tokio::process::Command;
+use shared::issue::{Failure, Repository};
 use tokio::sync::Mutex;
-use tokio::time::{sleep, timeout};
 
-use crate::process;
+use self::call::{LOCAL_MAX, REMOTE_MAX, Said, invalid};
 
-/// How long a call may take that stays on this machine.
-const LOCAL_MAX: Duration = Duration::from_secs(120);
-/// How long a call may take that speaks with the remote.
-const REMOTE_MAX: Duration = Duration::from_secs(300);
 /// What `git ls-remote --exit-code` ends with where there is no such branch.
 const NO_SUCH_REF: i32 = 2;
 /// How often the remote is asked before an agent has begun …
 const FETCH_TRIES_MAX: u32 = 3;
-/// … and how often when its work, which was paid for, is to be delivered,
+/// … and how often when its work, which was paid for, is to be delivered.
 const PUSH_TRIES_MAX: u32 = 7;
-/// with this pause after the first try; it doubles.
-const REMOTE_PAUSE: Duration = Duration::from_millis(500);
 /// The numbers after a branch name that are tried where it is taken.
 const BRANCH_SUFFIX_MAX: u32 = 50;
-/// What git says is cut after this many bytes.
-const SAID_BYTES_MAX: usize = 600;
 /// Who commits where git knows nobody.
 const AUTHOR_NAME: &str = "Cyrus";
 const AUTHOR_EMAIL: &str = "cyrus@localhost";
-
-const OVERRIDES: [&str; 10] = [
-    "-c",
-    "core.hooksPath=/dev/null",
-    "-c",
-    "core.fsmonitor=false",
-    "-c",
-    "protocol.ext.allow=never",
-    "-c",
-    "gc.auto=0",
-    // A key may want a passphrase that nobody is there to type.
-    "-c",
-    "commit.gpgSign=false",
-];
 
 /// Where a worktree is made, and from what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,12 +72,6 @@ fn no_base(
 pub(crate) struct Git {
     env: BTreeMap<String, String>,
     locks: StdMutex<HashMap<PathBuf, Arc<Mutex<()>>>>,
-}
-
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
 }
 
 impl Git {
@@ -429,146 +397,6 @@ impl Git {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(locks.entry(PathBuf::from(&repository.path)).or_default())
     }
-
-    /// A call whose exit code 1 means "they differ".
-    async fn same(&self, folder: &Path, args: &[&str]) -> Result<bool, Failure> {
-        let said = self.call(folder, args, LOCAL_MAX).await?;
-        match said.code {
-            0 => Ok(true),
-            1 => Ok(false),
-            _ => Err(said.failure(args)),
-        }
-    }
-
-    /// A call that must succeed; what it prints, trimmed.
-    async fn ask(&self, folder: &Path, args: &[&str]) -> Result<String, Failure> {
-        let said = self.call(folder, args, LOCAL_MAX).await?;
-        if said.code == 0 {
-            Ok(said.out.trim().to_owned())
-        } else {
-            Err(said.failure(args))
-        }
-    }
-
-    /// A call over the network, more than once if the network is to blame.
-    async fn remote(&self, folder: &Path, args: &[&str], tries_max: u32) -> Result<Said, Failure> {
-        let mut pause = REMOTE_PAUSE;
-        let mut tries = 1;
-        loop {
-            let said = self.call(folder, args, REMOTE_MAX).await?;
-            // 128: git could not even talk to the other side.
-            if said.code != 128 || said.final_word() || tries == tries_max {
-                return Ok(said);
-            }
-            tries += 1;
-            sleep(pause).await;
-            pause *= 2;
-        }
-    }
-
-    async fn call(&self, folder: &Path, args: &[&str], limit: Duration) -> Result<Said, Failure> {
-        let verb = args
-            .iter()
-            .find(|it| !it.starts_with('-') && !it.contains('='))
-            .unwrap_or(&"");
-        let mut command = Command::new("git");
-        command
-            .args(OVERRIDES)
-            .args(args)
-            .current_dir(folder)
-            .env_clear()
-            .envs(&self.env)
-            // Nobody is there to answer a question: it is refused, not waited for.
-            .envs([
-                ("GIT_TERMINAL_PROMPT", "0"),
-                ("SSH_ASKPASS_REQUIRE", "force"),
-            ])
-            .envs([
-                ("SSH_ASKPASS", "false"),
-                ("GIT_EDITOR", "true"),
-                ("LC_ALL", "C"),
-            ])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true);
-        let child = command.spawn().map_err(|error| {
-            invalid(format!(
-                "git cannot be started on the runner's machine ({error}): install git, and see \
-                 that it is on the PATH"
-            ))
-        })?;
-        let group = child.id().and_then(|it| i32::try_from(it).ok());
-        let output = match timeout(limit, child.wait_with_output()).await {
-            Ok(output) => output.map_err(|error| outage(format!("git {verb}: {error}")))?,
-            Err(_) => {
-                if let Some(group) = group {
-                    process::signal_group(group, Signal::KILL);
-                }
-                let seconds = limit.as_secs();
-                return Err(outage(format!(
-                    "git {verb} did not end within {seconds} seconds"
-                )));
-            }
-        };
-        Ok(Said {
-            code: output.status.code().unwrap_or(-1),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: redact(&String::from_utf8_lossy(&output.stderr)),
-        })
-    }
-}
-
-impl Said {
-    fn complaint(&self) -> String {
-        clip(self.err.trim(), SAID_BYTES_MAX)
-    }
-
-    /// Asking again would bring the same answer.
-    fn final_word(&self) -> bool {
-        const WORDS: [&str; 3] = [
-            "couldn't find remote ref",
-            "not found",
-            "does not appear to be a git repository",
-        ];
-        self.refused() || WORDS.iter().any(|it| self.err.contains(it))
-    }
-
-    /// The remote does not let us in.
-    fn refused(&self) -> bool {
-        const WORDS: [&str; 5] = [
-            "Authentication failed",
-            "Permission denied",
-            "could not read Username",
-            "could not read Password",
-            "error: 403",
-        ];
-        WORDS.iter().any(|it| self.err.contains(it))
-    }
-
-    /// What it means that the other side could not be spoken with: another run
-    /// is worth its money only if that may be better then.
-    fn class(&self) -> FailureClass {
-        if self.refused() {
-            FailureClass::Auth
-        } else if self.code == 128 {
-            FailureClass::Outage
-        } else {
-            FailureClass::Invalid
-        }
-    }
-
-    fn failure(&self, args: &[&str]) -> Failure {
-        let verb = args
-            .iter()
-            .find(|it| !it.starts_with('-') && !it.contains('='))
-            .unwrap_or(&"");
-        Failure {
-            class: FailureClass::Agent,
-            message: format!("git {verb} failed in the worktree: {}", self.complaint()),
-        }
-    }
 }
 
 fn push_failed(said: &Said) -> Failure {
@@ -582,60 +410,15 @@ fn push_failed(said: &Said) -> Failure {
     }
 }
 
-fn invalid(message: String) -> Failure {
-    Failure {
-        class: FailureClass::Invalid,
-        message,
-    }
-}
-
-fn outage(message: String) -> Failure {
-    Failure {
-        class: FailureClass::Outage,
-        message,
-    }
-}
-
 /// `branch`, `branch-2`, `branch-3`, …
 fn candidates(branch: &str) -> impl Iterator<Item = String> {
     let numbered = (2..=BRANCH_SUFFIX_MAX).map(move |n| format!("{branch}-{n}"));
     std::iter::once(branch.to_owned()).chain(numbered)
 }
 
-/// Takes passwords out of the URLs in a text.
-fn redact(text: &str) -> String {
-    let mut parts = text.split("://");
-    let mut clean = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        clean.push_str("://");
-        let end = part
-            .find(|c: char| c == '/' || c.is_whitespace())
-            .unwrap_or(part.len());
-        match part[..end].rfind('@') {
-            Some(at) => {
-                clean.push_str("***");
-                clean.push_str(&part[at..]);
-            }
-            None => clean.push_str(part),
-        }
-    }
-    clean
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    #[test]
-    fn a_password_in_a_url_is_not_told() {
-        assert_eq!(
-            redact(
-                "fatal: 'https://x:ghp_1@h.example/o/r.git/' and ssh://git@h/o: no https://h/@a"
-            ),
-            "fatal: 'https://***@h.example/o/r.git/' and ssh://***@h/o: no https://h/@a"
-        );
-        assert_eq!(redact("plain"), "plain");
-    }
+    use super::candidates;
 
     #[test]
     fn a_taken_name_gets_a_number() {
