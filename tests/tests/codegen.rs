@@ -1,50 +1,30 @@
 //! The Codegen client against the stand-in, over loopback.
 
+mod common;
 #[path = "codegen/starting.rs"]
 mod starting;
 #[path = "codegen/watching.rs"]
 mod watching;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use serde_json::json;
 use shared::codegen::{Client, Options};
-use shared::issue::{AgentPolicy, FailureClass, Fault, Repository, RunId, Sight, TaskKind, Time};
+use shared::issue::{AgentPolicy, Fault, Repository, RunId, Sight, TaskKind};
 use shared::ports::{Clock, Executor, Job};
 use world::codegen::{Codegen, Order, Part, Shared, router};
 use world::faults::{Faults, Trouble};
 use world::github::{self, GitHub, Paper};
 use world::serve::Server;
 
+use common::Hands;
+
 const SLUG: &str = "acme/shop";
 const BRANCH: &str = "cyrus/eng-42/api";
 const MARKER: &str = "<!-- cyrus:ENG-42/api -->";
 const TOKEN: &str = "sk-secret";
 const ORG: i64 = 323;
-const START: i64 = 1_800_000_000;
-
-/// A clock that tests move, for client and stand-in alike.
-#[derive(Clone)]
-struct Hands(Arc<Mutex<Timestamp>>);
-
-impl Hands {
-    fn new() -> Self {
-        Self(Arc::new(Mutex::new(
-            Timestamp::from_second(START).expect("a time"),
-        )))
-    }
-
-    fn forward(&self, seconds: i64) {
-        *self.0.lock().expect("a clock") += SignedDuration::from_secs(seconds);
-    }
-}
-
-impl Clock for Hands {
-    fn now(&self) -> Time {
-        *self.0.lock().expect("a clock")
-    }
-}
 
 struct Stage {
     codegen: Shared,
@@ -156,13 +136,6 @@ fn status(status: u16, body: &str) -> Trouble {
         status,
         body: body.into(),
         retry_after: None,
-    }
-}
-
-fn class<T: std::fmt::Debug>(answer: Result<T, Fault>) -> (FailureClass, String) {
-    match answer {
-        Err(Fault::Permanent { class, why }) => (class, why),
-        other => panic!("not permanent: {other:?}"),
     }
 }
 

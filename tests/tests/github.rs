@@ -1,47 +1,26 @@
 //! The GitHub client against the stand-in, over loopback and a real git repository.
 
+mod common;
 #[path = "github/merging.rs"]
 mod merging;
 #[path = "github/reading.rs"]
 mod reading;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
 use shared::github::{Client, Options};
-use shared::issue::{FailureClass, Fault, MergeMethod, PullFacts, Time};
+use shared::issue::{Fault, MergeMethod, PullFacts};
 use shared::ports::{Clock, Forge, MergeAnswer, MergeAsk, PullAsk, WhichPull};
 use tempfile::TempDir;
 use world::faults::{Faults, Trouble};
 use world::github::{Bare, Change, GitHub, NewPull, Repo, Shared, router};
 use world::serve::Server;
 
+use common::Hands;
+
 const SLUG: &str = "acme/shop";
 const BRANCH: &str = "cyrus/eng-42/api";
 const TOKEN: &str = "ghs_secret";
-const START: i64 = 1_800_000_000;
-
-/// A clock that tests move, for client and stand-in alike.
-#[derive(Clone)]
-struct Hands(Arc<Mutex<Timestamp>>);
-
-impl Hands {
-    fn new() -> Self {
-        Self(Arc::new(Mutex::new(
-            Timestamp::from_second(START).expect("a time"),
-        )))
-    }
-
-    fn forward(&self, seconds: i64) {
-        *self.0.lock().expect("a clock") += SignedDuration::from_secs(seconds);
-    }
-}
-
-impl Clock for Hands {
-    fn now(&self) -> Time {
-        *self.0.lock().expect("a clock")
-    }
-}
 
 struct Stage {
     bare: Bare,
@@ -177,13 +156,6 @@ fn status(status: u16, message: &str) -> Trouble {
         status,
         body,
         retry_after: None,
-    }
-}
-
-fn class<T: std::fmt::Debug>(answer: Result<T, Fault>) -> (FailureClass, String) {
-    match answer {
-        Err(Fault::Permanent { class, why }) => (class, why),
-        other => panic!("not permanent: {other:?}"),
     }
 }
 

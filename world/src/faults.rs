@@ -22,6 +22,21 @@ pub enum Trouble {
     Garbage,
 }
 
+impl Trouble {
+    /// The ways in which a thing is done and nobody is told.
+    pub fn lost_replies() -> Vec<Self> {
+        let garbled = |status, body: &str| Self::StatusAfter {
+            status,
+            body: body.to_owned(),
+        };
+        vec![
+            Self::DropAfter,
+            garbled(502, "bad gateway"),
+            garbled(200, "<html>"),
+        ]
+    }
+}
+
 /// The troubles that wait for the calls of one service. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {

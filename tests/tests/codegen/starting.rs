@@ -8,7 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use world::faults::Trouble;
 
-use super::{Hands, SLUG, Stage, TOKEN, class, client, is_transient, job, status};
+use super::common::{Hands, class};
+use super::{SLUG, Stage, TOKEN, client, is_transient, job, status};
 
 #[tokio::test]
 async fn a_start_is_a_run_with_our_key() {
@@ -36,21 +37,11 @@ async fn a_start_is_a_run_with_our_key() {
 
 #[tokio::test]
 async fn a_create_whose_reply_is_lost_is_found_not_repeated() {
-    for trouble in [
-        Trouble::DropAfter,
-        Trouble::StatusAfter {
-            status: 502,
-            body: "bad gateway".into(),
-        },
-        Trouble::StatusAfter {
-            status: 200,
-            body: "<html>".into(),
-        },
-        Trouble::StatusAfter {
-            status: 200,
-            body: "{\"id\":null}".into(),
-        },
-    ] {
+    let empty = Trouble::StatusAfter {
+        status: 200,
+        body: "{\"id\":null}".into(),
+    };
+    for trouble in Trouble::lost_replies().into_iter().chain([empty]) {
         let stage = Stage::new().await;
         stage.runs(3);
         stage.faults.next("create", trouble.clone());

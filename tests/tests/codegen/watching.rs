@@ -8,7 +8,8 @@ use world::codegen::{Case, Deed, Order, Part, Status};
 use world::faults::Trouble;
 use world::github::{Bare, Change, GitHub};
 
-use super::{BRANCH, MARKER, SLUG, START, Stage, class, is_transient, job, status};
+use super::common::{START, class};
+use super::{BRANCH, MARKER, SLUG, Stage, is_transient, job, status};
 
 #[tokio::test]
 async fn a_run_ends_with_its_pull_request_whatever_the_case_of_its_status() {

@@ -8,9 +8,8 @@ use shared::ports::{Clock, Forge, MergeAnswer, OpenAsk, Opened, WhichPull};
 use world::faults::Trouble;
 use world::github::{Bare, Merging, Method, NewPull, Paper, Repo};
 
-use super::{
-    BRANCH, Hands, SLUG, START, Stage, TOKEN, ask, change, class, client, new, status, transient,
-};
+use super::common::{Hands, START, class};
+use super::{BRANCH, SLUG, Stage, TOKEN, ask, change, client, new, status, transient};
 
 #[tokio::test]
 async fn exactly_the_named_commit_is_merged() {
@@ -63,21 +62,11 @@ async fn a_stale_commit_is_not_merged() {
 
 #[tokio::test]
 async fn a_merge_whose_reply_is_lost_is_one_merge() {
-    for trouble in [
-        Trouble::DropAfter,
-        Trouble::StatusAfter {
-            status: 502,
-            body: "bad gateway".into(),
-        },
-        Trouble::StatusAfter {
-            status: 200,
-            body: "<html>".into(),
-        },
-        Trouble::StatusAfter {
-            status: 200,
-            body: "{\"merged\":false,\"sha\":\"\"}".into(),
-        },
-    ] {
+    let empty = Trouble::StatusAfter {
+        status: 200,
+        body: "{\"merged\":false,\"sha\":\"\"}".into(),
+    };
+    for trouble in Trouble::lost_replies().into_iter().chain([empty]) {
         let stage = Stage::new().await;
         let (number, sha) = stage.pull(BRANCH, "api.rs");
         stage.faults.next("merge", trouble.clone());

@@ -7,7 +7,8 @@ use shared::ports::{Clock, Forge, PullAsk, WhichPull};
 use world::faults::Trouble;
 use world::github::Ci;
 
-use super::{BRANCH, SLUG, Stage, TOKEN, class, client, new, status, transient};
+use super::common::class;
+use super::{BRANCH, SLUG, Stage, TOKEN, client, new, status, transient};
 
 #[tokio::test]
 async fn a_branch_leads_to_its_pull_request_with_all_its_facts() {

@@ -63,17 +63,7 @@ fn transient(fault: &Result<(), Fault>) -> bool {
 
 #[tokio::test]
 async fn a_lost_reply_and_its_repeat_are_one_activity() {
-    for trouble in [
-        Trouble::DropAfter,
-        Trouble::StatusAfter {
-            status: 502,
-            body: "bad gateway".into(),
-        },
-        Trouble::StatusAfter {
-            status: 200,
-            body: "<html>".into(),
-        },
-    ] {
+    for trouble in Trouble::lost_replies() {
         let scene = Scene::new().await;
         scene.faults.next(SAY, trouble.clone());
         let said = scene.say("Hello").await;
