@@ -7,36 +7,17 @@
 #[expect(dead_code, reason = "the other tests use the rest")]
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::json;
-use shared::issue::{FailureClass, RunId, TaskKind};
-use shared::ports::{Executor, Job};
+use shared::issue::{FailureClass, TaskKind};
+use shared::ports::Job;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use world::model::{self, Conversation, Model, Reply};
 use world::serve::Server;
 
 use common::{LONG, Machine, Watched};
-
-/// Where `npm ci` in `target/tools` puts the program.
-const PLACES: [&str; 2] = [
-    "target/tools/node_modules/@anthropic-ai/claude-code-linux-x64/claude",
-    "target/tools/node_modules/@anthropic-ai/claude-code/bin/claude.exe",
-];
-
-fn program() -> Option<PathBuf> {
-    let named = std::env::var_os("CLAUDE_BIN_FOR_TESTS").map(PathBuf::from);
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let installed = PLACES.iter().map(|it| workspace.join(it));
-    let found = named.into_iter().chain(installed).find(|it| it.is_file());
-    if found.is_none() {
-        let how = "Claude Code is not installed: `cargo xtask test` puts it into target/tools";
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "{how}");
-        eprintln!("SKIPPED, nothing was tested. {how}");
-    }
-    found
-}
 
 /// A machine whose agent is the real program, and the model it speaks with.
 struct Scene {
@@ -48,7 +29,7 @@ struct Scene {
 impl Scene {
     async fn new(script: impl Fn(&Conversation) -> Reply + Send + Sync + 'static) -> Option<Self> {
         let mut machine = Machine::new("exit 1");
-        machine.claude = program()?;
+        machine.claude = model::pinned_claude()?;
         let model = Model::new(script);
         let server = Server::start(model::router(model.clone()))
             .await
@@ -81,20 +62,11 @@ fn writes(it: &Conversation) -> Reply {
     if it.called("Write") {
         return Reply::say("I wrote hello.txt.");
     }
-    let place = place(it).unwrap_or_default();
+    let place = it.working_directory().unwrap_or_default();
     Reply::call(
         "Write",
         json!({ "file_path": format!("{place}/hello.txt"), "content": "hello\n" }),
     )
-}
-
-/// The folder that the program tells the model it works in.
-fn place(it: &Conversation) -> Option<String> {
-    let told = format!("{}\n{}", it.system, it.asked());
-    let line = told
-        .lines()
-        .find(|line| line.to_lowercase().contains("working directory:"))?;
-    Some(line.split_once(": ")?.1.trim().to_owned())
 }
 
 #[tokio::test]
@@ -185,7 +157,7 @@ async fn a_tool_that_is_not_allowed_is_denied_and_that_is_said() {
         match tries {
             0 => Reply::call(
                 "Write",
-                json!({ "file_path": format!("{}/a", place(it).unwrap_or_default()), "content": "a" }),
+                json!({ "file_path": format!("{}/a", it.working_directory().unwrap_or_default()), "content": "a" }),
             ),
             // Outside of the worktree.
             1 => Reply::call("Write", json!({ "file_path": "/escaped.txt", "content": "x" })),
@@ -262,11 +234,7 @@ async fn a_killed_agent_leaves_no_process() {
         .expect("in time")
         .expect("asked");
     assert!(!at_work(&scene).is_empty());
-    watched
-        .executor
-        .stop(&RunId::from("k1"))
-        .await
-        .expect("asked");
+    watched.stop("k1").await;
     watched.failed_as("k1", FailureClass::Cancelled).await;
     assert_eq!(at_work(&scene), Vec::<String>::new());
 }

@@ -297,26 +297,14 @@ async fn a_stopped_run_leaves_no_process_and_no_branch() {
     let agent = started.hear().await;
     assert_eq!(watched.sight("k1").await, Sight::Working);
 
-    watched
-        .executor
-        .stop(&RunId::from("k1"))
-        .await
-        .expect("asked");
+    watched.stop("k1").await;
     watched.failed_as("k1", FailureClass::Cancelled).await;
     let orphan = fs::read_to_string(machine.at("home/orphan.pid")).expect("its number");
     assert!(!lives(&agent) && !lives(orphan.trim()));
     assert!(machine.pushed().is_empty());
     // Stopping what has ended, or never was, is a success.
-    watched
-        .executor
-        .stop(&RunId::from("k1"))
-        .await
-        .expect("nothing to do");
-    watched
-        .executor
-        .stop(&RunId::from("k9"))
-        .await
-        .expect("nothing to do");
+    watched.stop("k1").await;
+    watched.stop("k9").await;
 }
 
 #[tokio::test]
@@ -348,11 +336,7 @@ async fn runs_wait_for_a_slot_in_their_order_and_can_be_stopped_there() {
     started.hear().await;
     assert_eq!(watched.sight("k2").await, Sight::Waiting);
 
-    watched
-        .executor
-        .stop(&RunId::from("k2"))
-        .await
-        .expect("asked");
+    watched.stop("k2").await;
     watched.failed_as("k2", FailureClass::Cancelled).await;
     assert_eq!(
         (watched.sight("k1").await, watched.sight("k3").await),

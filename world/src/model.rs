@@ -5,6 +5,7 @@
 //! It proves what the program does with given bytes, not what the real service
 //! sends.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
@@ -23,6 +24,12 @@ pub const INPUT_TOKENS: u64 = 1_000;
 pub const OUTPUT_TOKENS: u64 = 50;
 /// The largest request that is read, bytes: agents send their whole history.
 const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Where `npm ci` in `target/tools` puts Claude Code.
+const PROGRAMS: [&str; 2] = [
+    "../target/tools/node_modules/@anthropic-ai/claude-code-linux-x64/claude",
+    "../target/tools/node_modules/@anthropic-ai/claude-code/bin/claude.exe",
+];
 
 /// Under this name the troubles of a call are planned in [`Model::faults`].
 pub const MESSAGES: &str = "messages";
@@ -133,6 +140,15 @@ impl Conversation {
 
     pub fn offers(&self, name: &str) -> bool {
         self.tools.iter().any(|it| it == name)
+    }
+
+    /// The folder that the program says it works in.
+    pub fn working_directory(&self) -> Option<String> {
+        let told = format!("{}\n{}", self.system, self.asked());
+        let line = told
+            .lines()
+            .find(|line| line.to_lowercase().contains("working directory:"))?;
+        Some(line.split_once(": ")?.1.trim().to_owned())
     }
 
     fn read(headers: &HeaderMap, body: &Value) -> Self {
@@ -269,6 +285,22 @@ impl Model {
         stream.push_str(&event("message_stop", &json!({})));
         ([("content-type", "text/event-stream")], stream).into_response()
     }
+}
+
+/// Claude Code at the version that the tests pin, or the one that
+/// `CLAUDE_BIN_FOR_TESTS` names. `None`: it is not installed, and the test says
+/// that it is skipped; under `CI=true` it fails.
+pub fn pinned_claude() -> Option<PathBuf> {
+    let named = std::env::var_os("CLAUDE_BIN_FOR_TESTS").map(PathBuf::from);
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let installed = PROGRAMS.iter().map(|it| here.join(it));
+    let found = named.into_iter().chain(installed).find(|it| it.is_file());
+    if found.is_none() {
+        let how = "Claude Code is not installed: `cargo xtask test` puts it into target/tools";
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "{how}");
+        eprintln!("SKIPPED, nothing was tested. {how}");
+    }
+    found
 }
 
 /// The service's routes.

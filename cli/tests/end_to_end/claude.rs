@@ -1,8 +1,6 @@
 //! The same path with the real Claude Code, at the pinned version, against a
 //! model service that answers by a script.
 
-use std::path::{Path, PathBuf};
-
 use serde_json::json;
 use world::linear::NewIssue;
 use world::model::{self, Conversation, Model, Reply};
@@ -10,20 +8,6 @@ use world::serve::Server;
 
 use crate::cloud;
 use crate::town::{Town, is_done, planned_issue, state};
-
-/// Where `npm ci` in `target/tools` puts the program.
-const PROGRAM: &str = "../target/tools/node_modules/@anthropic-ai/claude-code-linux-x64/claude";
-
-fn program() -> Option<PathBuf> {
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(PROGRAM);
-    if program.is_file() {
-        return Some(program);
-    }
-    let how = "Claude Code is not installed: `cargo xtask test` puts it into target/tools";
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "{how}");
-    eprintln!("SKIPPED, nothing was tested. {how}");
-    None
-}
 
 /// Plans two tasks where a plan is asked for, and writes a file where a change is.
 fn answers(it: &Conversation) -> Reply {
@@ -39,13 +23,12 @@ fn answers(it: &Conversation) -> Reply {
             json!({ "summary": "First the floor.", "tasks": tasks }),
         );
     }
-    let told = format!("{}\n{}", it.system, it.asked());
-    let find = |mark: &str| {
-        told.lines()
-            .find_map(|line| Some(line.split_once(mark)?.1.trim().to_owned()))
-    };
-    let place = find("orking directory: ").unwrap_or_default();
-    let task = find("Task: ").unwrap_or_default();
+    let place = it.working_directory().unwrap_or_default();
+    let asked = it.asked();
+    let task = asked
+        .lines()
+        .find_map(|line| Some(line.split_once("Task: ")?.1.trim()))
+        .unwrap_or_default();
     let name = task.split(' ').next().unwrap_or_default();
     // First outside of its worktree, which it must not, then within.
     let path = if tries == 0 {
@@ -57,7 +40,7 @@ fn answers(it: &Conversation) -> Reply {
 }
 
 async fn town(strategy: &str) -> Option<(Town, Model, Server)> {
-    let program = program()?;
+    let program = model::pinned_claude()?;
     let mut town = Town::new(strategy, "auto", cloud).await;
     let model = Model::new(answers);
     let server = Server::start(model::router(model.clone()))

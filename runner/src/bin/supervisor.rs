@@ -1,4 +1,5 @@
-//! The supervisor alone, for the runner's own tests; users have `cyrus job`.
+//! For this crate's tests only: the supervisor as a program of its own, since no
+//! other binary is built for them. It is not installed; users have `cyrus job`.
 
 use std::path::Path;
 use std::process::ExitCode;

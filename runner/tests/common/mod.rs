@@ -208,6 +208,12 @@ impl Watched {
         sights.remove(0).expect("observed")
     }
 
+    /// Asks for the end of a run, which may have ended already.
+    pub(crate) async fn stop(&self, key: &str) {
+        let asked = self.executor.stop(&RunId::from(key)).await;
+        asked.expect("accepted");
+    }
+
     /// Waits for the end of a run.
     pub(crate) async fn ended(&mut self, key: &str) -> Ending {
         let wait = async {
