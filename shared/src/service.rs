@@ -17,8 +17,11 @@ use crate::issue::IssueId;
 
 /// The wake-ups that may wait.
 const WAKES_MAX: usize = 10_000;
-/// The issues that are driven at the same time.
-const ISSUES_AT_ONCE: usize = 64;
+/// Drives of issues at the same time.
+const DRIVES_AT_ONCE: usize = 64;
+/// Drives of one issue at the same time. More than one, so that what has become
+/// due need not wait for a slow call that an earlier one is in.
+const DRIVES_PER_ISSUE: usize = 3;
 /// How long work that is under way may take to come to an end after a stop was asked for.
 const FAREWELL: Duration = Duration::from_secs(10);
 /// The shortest pause between two looks, in seconds.
@@ -114,8 +117,8 @@ enum Done {
 #[derive(Default)]
 struct Desk {
     waiting: BTreeSet<IssueId>,
-    /// Issues at work, and whether they were woken again meanwhile.
-    acting: BTreeMap<IssueId, bool>,
+    /// Issues at work, and how many drives of them there are.
+    acting: BTreeMap<IssueId, usize>,
     to_look_at: BTreeSet<IssueId>,
     look_at_all: bool,
     looking: bool,
@@ -123,25 +126,32 @@ struct Desk {
 
 impl Desk {
     fn act(&mut self, id: IssueId) {
-        match self.acting.get_mut(&id) {
-            Some(again) => *again = true,
-            None => {
-                self.waiting.insert(id);
+        self.waiting.insert(id);
+    }
+
+    fn acted(&mut self, id: &IssueId) {
+        if let Some(drives) = self.acting.get_mut(id) {
+            *drives -= 1;
+            if *drives == 0 {
+                self.acting.remove(id);
             }
         }
     }
 
-    fn acted(&mut self, id: &IssueId) {
-        if self.acting.remove(id) == Some(true) {
-            self.waiting.insert(id.clone());
+    /// An issue that waits and may be driven now.
+    fn next(&mut self) -> Option<IssueId> {
+        if self.acting.values().sum::<usize>() >= DRIVES_AT_ONCE {
+            return None;
         }
+        let free = |id: &&IssueId| self.acting.get(*id).is_none_or(|it| *it < DRIVES_PER_ISSUE);
+        let id = self.waiting.iter().find(free)?.clone();
+        self.waiting.remove(&id);
+        Some(id)
     }
 
     fn hand_out(&mut self, engine: &Arc<Engine>, work: &mut JoinSet<Done>) {
-        while self.acting.len() < ISSUES_AT_ONCE
-            && let Some(id) = self.waiting.pop_first()
-        {
-            self.acting.insert(id.clone(), false);
+        while let Some(id) = self.next() {
+            *self.acting.entry(id.clone()).or_default() += 1;
             let engine = Arc::clone(engine);
             work.spawn(async move {
                 if let Err(error) = engine.act(&id).await {
