@@ -16,12 +16,12 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use jiff::SignedDuration;
 use sha2::{Digest as _, Sha256};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use crate::issue::{
     Briefing, Draft, Due, Effect, Event, ExecutorKind, FailureClass, Fault, How, Input, Issue,
-    IssueId, LEASE_SECONDS, Outcome, PullState, Refusal, RunId, Seq, Task, TaskId, Watch, words,
+    IssueId, LEASE_SECONDS, Outcome, PullState, RunId, Seq, Task, TaskId, Time, Watch, words,
 };
 use crate::ports::{
     Append, AppendError, Executor, Hands, Job, MergeAnswer, MergeAsk, PlanItem, PlanStatus,
@@ -44,6 +44,8 @@ const STEPS_MAX: usize = 100_000;
 pub struct Engine {
     hands: Hands,
     cache: Mutex<HashMap<IssueId, Arc<Issue>>>,
+    /// What could not be looked at when last tried, and since when.
+    unseen: Mutex<HashMap<(IssueId, TaskId), Time>>,
 }
 
 /// What hearing an input came to. Whatever it is, it is durable.
@@ -53,14 +55,12 @@ pub enum Heard {
     Recorded,
     /// It was known, or of no interest.
     Nothing,
-    Refused(Refusal),
 }
 
 struct Step {
     issue: Arc<Issue>,
     due: Vec<Due>,
     wrote: bool,
-    refusal: Option<Refusal>,
 }
 
 impl Engine {
@@ -68,6 +68,7 @@ impl Engine {
         Self {
             hands,
             cache: Mutex::default(),
+            unseen: Mutex::default(),
         }
     }
 
@@ -78,10 +79,10 @@ impl Engine {
     /// Records what an input means. When this returns, it is durable.
     pub async fn hear(&self, id: &IssueId, input: Input) -> anyhow::Result<Heard> {
         let step = self.step(id, vec![input], false).await?;
-        Ok(match (step.refusal, step.wrote) {
-            (Some(refusal), _) => Heard::Refused(refusal),
-            (None, true) => Heard::Recorded,
-            (None, false) => Heard::Nothing,
+        Ok(if step.wrote {
+            Heard::Recorded
+        } else {
+            Heard::Nothing
         })
     }
 
@@ -112,20 +113,27 @@ impl Engine {
     pub async fn take_over(&self) -> anyhow::Result<()> {
         let lapsed = self.hands.clock.now() + SignedDuration::from_secs(LEASE_SECONDS);
         for head in self.hands.log.attention(lapsed, ATTENTION_MAX).await? {
-            let issue = self.load(&head.issue).await?;
-            let claims = issue
-                .owed
-                .iter()
-                .filter_map(|(key, owed)| Some((*key, owed.claimed?)));
-            let inputs = claims.map(|(key, claim)| Input::Faulted {
-                key,
-                claim: claim.seq,
-                fault: Fault::Ambiguous {
-                    why: "the process that made it has ended".into(),
-                },
-            });
-            self.step(&head.issue, inputs.collect(), false).await?;
+            if let Err(error) = self.release(&head.issue).await {
+                error!(issue = %head.issue, "could not take the issue over: {error:#}");
+            }
         }
+        Ok(())
+    }
+
+    async fn release(&self, id: &IssueId) -> anyhow::Result<()> {
+        let issue = self.load(id).await?;
+        let claims = issue
+            .owed
+            .iter()
+            .filter_map(|(key, owed)| Some((*key, owed.claimed?)));
+        let inputs = claims.map(|(key, claim)| Input::Faulted {
+            key,
+            claim: claim.seq,
+            fault: Fault::Ambiguous {
+                why: "the process that made it has ended".into(),
+            },
+        });
+        self.step(id, inputs.collect(), false).await?;
         Ok(())
     }
 
@@ -181,7 +189,15 @@ impl Engine {
         let mut runs: BTreeMap<ExecutorKind, Vec<(IssueId, TaskId, RunId)>> = BTreeMap::new();
         let mut pulls: Vec<(IssueId, TaskId, PullAsk)> = Vec::new();
         for id in ids {
-            for watch in self.load(id).await?.watching() {
+            // One issue that cannot be read must not keep the others from being looked at.
+            let issue = match self.load(id).await {
+                Ok(issue) => issue,
+                Err(error) => {
+                    error!(issue = %id, "could not read the issue's log: {error:#}");
+                    continue;
+                }
+            };
+            for watch in issue.watching() {
                 match watch {
                     Watch::Run {
                         task,
@@ -212,41 +228,53 @@ impl Engine {
             let names: Vec<RunId> = asked.iter().map(|(_, _, run)| run.clone()).collect();
             let sights = executor.observe(&names).await;
             for ((issue, task, run), sight) in asked.into_iter().zip(sights) {
-                match sight {
-                    Ok(sight) => {
-                        inputs
-                            .entry(issue)
-                            .or_default()
-                            .push(Input::SawRun { task, run, sight });
-                    }
-                    Err(fault) => warn!(%issue, %task, %run, "could not look at a run: {fault}"),
-                }
+                let known = task.clone();
+                let input = sight.map(|sight| Input::SawRun {
+                    task: known,
+                    run,
+                    sight,
+                });
+                let input = self.seen(&issue, task, input);
+                inputs.entry(issue).or_default().push(input);
             }
         }
         if !pulls.is_empty() {
             let asks: Vec<PullAsk> = pulls.iter().map(|(_, _, ask)| ask.clone()).collect();
             let answers = self.hands.forge.facts(&asks).await;
-            for ((issue, task, ask), answer) in pulls.into_iter().zip(answers) {
-                match answer {
-                    Ok(facts) => {
-                        inputs
-                            .entry(issue)
-                            .or_default()
-                            .push(Input::SawPull { task, facts });
-                    }
-                    Err(fault) => {
-                        warn!(%issue, %task, slug = ask.slug, "could not look at a pull request: {fault}");
-                    }
-                }
+            for ((issue, task, _), answer) in pulls.into_iter().zip(answers) {
+                let known = task.clone();
+                let input = answer.map(|facts| Input::SawPull { task: known, facts });
+                let input = self.seen(&issue, task, input);
+                inputs.entry(issue).or_default().push(input);
             }
         }
         let mut moved = Vec::new();
         for (id, inputs) in inputs {
-            if self.step(&id, inputs, false).await?.wrote {
-                moved.push(id);
+            match self.step(&id, inputs, false).await {
+                Ok(step) if step.wrote => moved.push(id),
+                Ok(_) => {}
+                Err(error) => error!(issue = %id, "could not record what was seen: {error:#}"),
             }
         }
         Ok(moved)
+    }
+
+    /// What a look at a task came to. A look that fails leaves no trace in the
+    /// log; only since when it does is remembered.
+    fn seen(&self, issue: &IssueId, task: TaskId, input: Result<Input, Fault>) -> Input {
+        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (issue.clone(), task.clone());
+        match input {
+            Ok(input) => {
+                unseen.remove(&key);
+                input
+            }
+            Err(fault) => {
+                warn!(%issue, %task, "could not look: {fault}");
+                let since = *unseen.entry(key).or_insert_with(|| self.hands.clock.now());
+                Input::Unseen { task, since, fault }
+            }
+        }
     }
 
     /// The issue as its log tells it now.
@@ -276,9 +304,8 @@ impl Engine {
             let issue = self.load(id).await?;
             let after = issue.seq;
             let mut draft = Draft::new(Arc::unwrap_or_clone(issue), self.hands.clock.now());
-            let mut refusal = None;
             for input in &inputs {
-                refusal = draft.take(input.clone()).err().or(refusal);
+                draft.take(input.clone());
             }
             let due = if claim { draft.claim() } else { Vec::new() };
             let issue = Arc::new(draft.issue);
@@ -287,7 +314,6 @@ impl Engine {
                     issue,
                     due,
                     wrote: false,
-                    refusal,
                 });
             }
             for event in &draft.events {
@@ -307,7 +333,6 @@ impl Engine {
                         issue,
                         due,
                         wrote: true,
-                        refusal,
                     });
                 }
                 Err(AppendError::Conflict) => debug!(issue = %id, "somebody else wrote first"),
@@ -381,7 +406,7 @@ impl Engine {
             policies,
             ..
         } = &self.hands;
-        let id = effect_id(&issue.id, due.key);
+        let id = effect_id(issue, due.key);
         let outcome = match &due.effect {
             Effect::Fetch => {
                 let brief = tracker.read(&issue.id).await?;
@@ -475,10 +500,11 @@ fn started(Started { run, url, begun }: Started) -> Outcome {
     Outcome::Started { run, url, begun }
 }
 
-/// The id of an effect: the same for every try, another for every effect; a
-/// UUID v4 by its form, as Linear asks for.
-pub fn effect_id(issue: &IssueId, key: Seq) -> Uuid {
-    let digest = Sha256::digest(format!("{issue}:{key}"));
+/// The id of an effect: the same for every try, another for every effect, also
+/// where an issue is begun anew on an empty store; a UUID v4 by its form, as Linear asks for.
+pub fn effect_id(issue: &Issue, key: Seq) -> Uuid {
+    let Issue { id, born, .. } = issue;
+    let digest = Sha256::digest(format!("{id}:{born}:{key}"));
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest[..16]);
     uuid::Builder::from_random_bytes(bytes).into_uuid()
@@ -520,7 +546,7 @@ fn merge_words(
 }
 
 fn bug(why: String) -> Fault {
-    tracing::error!("{why}");
+    error!("{why}");
     Fault::Permanent {
         class: FailureClass::Invalid,
         why,

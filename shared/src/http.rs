@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::engine::{Engine, Heard};
 use crate::issue::{IssueId, Time};
@@ -100,10 +100,6 @@ async fn linear_webhook(
             (doors.wake)(issue);
             "known".into_response()
         }
-        Ok(Heard::Refused(refusal)) => {
-            debug!(%issue, "nothing to do: {refusal}");
-            "of no interest".into_response()
-        }
         Err(error) => {
             error!(%issue, "could not record a webhook: {error:#}");
             problem(
@@ -136,10 +132,11 @@ async fn authenticate(State(doors): State<Arc<Doors>>, request: Request, next: N
 }
 
 async fn status(State(doors): State<Arc<Doors>>) -> Response {
-    let now = doors.engine.hands().clock.now();
-    match doors.engine.hands().log.attention(now, 1).await {
-        Ok(heads) => Json(json!({ "status": if heads.is_empty() { "idle" } else { "busy" } }))
-            .into_response(),
+    match doors.engine.hands().log.heads(None, ISSUES_PER_PAGE).await {
+        Ok(heads) => {
+            let busy = heads.iter().any(|it| it.phase != "done");
+            Json(json!({ "status": if busy { "busy" } else { "idle" } })).into_response()
+        }
         Err(error) => broken(&error),
     }
 }

@@ -49,6 +49,14 @@ pub const CLEAN_LOOKS_SECONDS: i64 = 30;
 pub const CLEAN_LOOK_PAUSE_SECONDS: i64 = 15;
 /// How long a finished cloud run may take to show its pull request.
 pub const PULL_GRACE_SECONDS: i64 = 300;
+/// Something that holds a task up for longer than this is told to people.
+pub const HELD_SECONDS: i64 = 600;
+/// So is an effect that failed this often.
+pub const HELD_TRIES: u32 = 5;
+/// How often a forge may say that a head moved which did not.
+pub const BOUNCES_MAX: u32 = 5;
+/// No run costs more than this, USD: a larger figure is no figure.
+pub const COST_USD_MAX: f64 = 10_000.0;
 /// A stop that shows no effect is repeated after this long …
 pub const STOP_AGAIN_SECONDS: i64 = 60;
 /// … and after this long the run is given up for dead and that is said.
@@ -99,10 +107,11 @@ id! {
 pub enum Input {
     /// A person delegated the issue to us or mentioned us on it.
     Opened(Opening),
-    /// A person wrote in a session. `activity` tells deliveries of the same prompt
+    /// A person wrote in a session, which may be the first that is heard of it.
+    /// `activity` tells deliveries of the same prompt
     /// apart; `at` is when they wrote, by Linear's clock.
     Prompted {
-        session: SessionId,
+        opening: Opening,
         activity: String,
         text: String,
         at: Time,
@@ -128,6 +137,12 @@ pub enum Input {
     SawPull {
         task: TaskId,
         facts: Option<PullFacts>,
+    },
+    /// A task's run or pull request could not be looked at, again and again since then.
+    Unseen {
+        task: TaskId,
+        since: Time,
+        fault: Fault,
     },
     /// Nothing but that time has passed.
     Tick,
@@ -504,6 +519,16 @@ pub enum Event {
         text: String,
         at: Time,
     },
+    /// A person came back while a round was being brought to its end; it is
+    /// taken up afterwards. `text`: what they wrote, if they did.
+    Deferred {
+        session: SessionId,
+        activity: Option<String>,
+        text: Option<String>,
+        at: Time,
+    },
+    /// What was deferred is taken up: a new round.
+    TakenUp,
     CancelAsked {
         why: CancelReason,
     },
@@ -524,6 +549,11 @@ pub enum Event {
     /// The answer was no plan; `why` goes back with the next run.
     PlanRejected {
         why: String,
+    },
+    /// A task is held up by something that people should know of, or no more.
+    Held {
+        task: TaskId,
+        why: Option<String>,
     },
     /// The executor of a task's next attempt was chosen.
     Routed {
@@ -628,22 +658,15 @@ pub struct Record {
     pub event: Event,
 }
 
-/// A person asked for something that cannot be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    #[error("this issue is not known here: delegate it to the app in Linear first")]
-    Unknown,
-}
-
 /// What an input means for an issue: the events to write, none if it changes nothing.
 ///
 /// Asking twice with the same input answers nothing the second time. A log
 /// written by an older program never makes this panic; what it cannot have
 /// meant is passed over.
-pub fn decide(issue: &Issue, input: Input, now: Time) -> Result<Vec<Event>, Refusal> {
+pub fn decide(issue: &Issue, input: Input, now: Time) -> Vec<Event> {
     let mut draft = Draft::new(issue.clone(), now);
-    draft.take(input)?;
-    Ok(draft.events)
+    draft.take(input);
+    draft.events
 }
 
 /// An issue with the events that are not written yet.
@@ -665,10 +688,9 @@ impl Draft {
     }
 
     /// Takes one input in, and all that follows from it.
-    pub fn take(&mut self, input: Input) -> Result<(), Refusal> {
-        understand::understand(self, input)?;
+    pub fn take(&mut self, input: Input) {
+        understand::understand(self, input);
         advance(self);
-        Ok(())
     }
 
     /// Claims all that is due now, so that no other copy of us does the same.

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::issue::{Issue, Record, Task, Time, words};
+use crate::issue::{Issue, Record, Task, Time, route, words};
 use crate::ports::Head;
 
 /// `GET /api/v1/issues/{issue}`.
@@ -101,19 +101,27 @@ pub fn issue(issue: &Issue) -> IssueDoc {
         limit_usd: limit(issue),
         started_at: issue.started_at,
         finished_at: issue.finished_at,
-        tasks: issue.tasks.iter().map(task).collect(),
+        tasks: issue.tasks.iter().map(|it| task(issue, it)).collect(),
     }
 }
 
-fn task(task: &Task) -> TaskDoc {
+fn task(issue: &Issue, task: &Task) -> TaskDoc {
+    // Where a task will go is known before it goes.
+    let route = || Some(route::route(&task.spec, issue.policy.as_ref()?.strategy));
+    let planned = if task.executor.is_none() {
+        route()
+    } else {
+        None
+    };
+    let (executor, why) = planned.unzip();
     TaskDoc {
         id: task.spec.id.0.clone(),
         title: task.spec.title.clone(),
         kind: task.spec.kind.word(),
         depends_on: task.spec.depends_on.iter().map(|it| it.0.clone()).collect(),
         state: task.word(),
-        executor: task.executor.map(|it| it.word()),
-        why: task.why.clone(),
+        executor: task.executor.or(executor).map(|it| it.word()),
+        why: task.why.clone().or(why),
         attempt: task.attempt,
         run_url: task.run_url.clone(),
         pr_url: task.pull.as_ref().map(|it| it.url.clone()),

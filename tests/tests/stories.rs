@@ -57,7 +57,7 @@ impl Story {
     /// Takes an input in and returns the new sentences of the log.
     fn hear(&mut self, input: Input) -> Vec<String> {
         let mut draft = Draft::new(self.issue.clone(), self.now);
-        draft.take(input).expect("it is understood");
+        draft.take(input);
         self.issue = draft.issue;
         draft.events.iter().map(words::sentence).collect()
     }
@@ -66,15 +66,28 @@ impl Story {
         self.now += SignedDuration::from_secs(seconds);
     }
 
-    fn open(&mut self, session: &str) -> Vec<String> {
-        self.hear(Input::Opened(Opening {
+    fn opening(&self, session: &str) -> Opening {
+        Opening {
             session: SessionId::from(session),
             identifier: "ENG-42".into(),
             title: "Add sign-in".into(),
             url: "https://linear.app/acme/issue/ENG-42".into(),
             app_user: Some("us".into()),
             at: self.now,
-        }))
+        }
+    }
+
+    fn open(&mut self, session: &str) -> Vec<String> {
+        self.hear(Input::Opened(self.opening(session)))
+    }
+
+    fn prompt(&mut self, session: &str, activity: &str, text: &str) -> Vec<String> {
+        self.hear(Input::Prompted {
+            opening: self.opening(session),
+            activity: activity.into(),
+            text: text.into(),
+            at: self.now,
+        })
     }
 
     fn claim(&mut self) -> Vec<Due> {
@@ -412,14 +425,7 @@ fn an_old_wish_to_stop_does_not_end_a_round_that_was_opened_after_it() {
     story.plan(A);
     story.make_all(nothing_held);
     story.later(60);
-    let text = "do go on".to_owned();
-    let (session, activity) = (SessionId::from("s1"), "p1".to_owned());
-    story.hear(Input::Prompted {
-        session,
-        activity,
-        text,
-        at: story.now,
-    });
+    story.prompt("s1", "p1", "do go on");
     assert_eq!(story.issue.round, 2);
     check(
         story.hear(Input::Cancelled {
@@ -531,7 +537,7 @@ fn a_failed_run_is_tried_again_as_often_as_allowed() {
             .task(&TaskId::from("a"))
             .and_then(|it| it.branch.clone())
             .as_deref(),
-        Some("cyrus/eng-42/a-2")
+        Some("cyrus/eng-42/a.2")
     );
     story.run_ends("a", 2, failure());
     assert_eq!(story.state("a"), "failed");
@@ -712,25 +718,14 @@ fn only_green_is_green() {
 #[test]
 fn a_remark_goes_along_with_what_starts_later() {
     let mut story = planned();
-    let (session, activity) = (SessionId::from("s1"), "p1".to_owned());
-    let input = || Input::Prompted {
-        session: session.clone(),
-        activity: activity.clone(),
-        text: "use tabs".into(),
-        at: story_time(),
-    };
-    story.hear(input());
-    check(story.hear(input()), &[]);
+    story.prompt("s1", "p1", "use tabs");
+    check(story.prompt("s1", "p1", "use tabs"), &[]);
     let b = story.issue.task(&TaskId::from("b")).expect("b");
     let frame = words::frame(&story.issue, b, shared::issue::ExecutorKind::Codegen);
     assert!(
         frame.contains("- use tabs") && frame.contains("\ndo b\n"),
         "{frame}"
     );
-}
-
-fn story_time() -> Time {
-    at("2026-11-20T12:10:00Z")
 }
 
 #[test]
@@ -797,4 +792,158 @@ fn the_word_of_a_holder_whose_claim_has_lapsed_does_not_count() {
         &[],
     );
     assert!(story.claim().is_empty(), "the other one still has it");
+}
+
+#[test]
+fn who_comes_back_during_a_cancellation_is_served_after_it() {
+    let mut story = planned();
+    story.hear(Input::Cancelled {
+        why: CancelReason::Stop,
+        at: story.now,
+    });
+    story.later(1);
+    story.open("s2");
+    story.prompt("s1", "p1", "on second thought: go on");
+    check(story.prompt("s1", "p1", "on second thought: go on"), &[]);
+    let failure = Failure {
+        class: FailureClass::Cancelled,
+        message: "stopped".into(),
+    };
+    story.run_ends("a", 1, Err(failure));
+    let end = story.make_all(nothing_held);
+    assert!(
+        end.contains(&"the round ended: cancelled".to_owned()),
+        "{end:?}"
+    );
+    assert!(
+        end.contains(&"what was put off is taken up in a new round".to_owned()),
+        "{end:?}"
+    );
+    assert_eq!((story.issue.round, story.issue.sessions.len()), (2, 2));
+    assert_eq!(story.issue.notes, ["on second thought: go on"]);
+    assert_eq!(story.state("plan"), "running");
+}
+
+#[test]
+fn a_prompt_that_overtakes_its_session_opens_it() {
+    let mut story = Story::new();
+    story.prompt("s1", "p1", "and be quick");
+    assert_eq!(
+        (story.issue.round, story.issue.notes.as_slice()),
+        (1, &["and be quick".to_owned()][..])
+    );
+    check(story.open("s1"), &[]);
+}
+
+#[test]
+fn a_merge_that_is_refused_for_the_token_waits_and_says_so() {
+    let mut story = planned();
+    story.run_ends("a", 1, Ok(RunResult::default()));
+    story.sees("a", story.pull("a", 1));
+    let due = story
+        .claim()
+        .into_iter()
+        .find(|it| matches!(it.effect, Effect::Merge { .. }))
+        .expect("a merge");
+    let fault = || Fault::Permanent {
+        class: FailureClass::Auth,
+        why: "the token may not merge".into(),
+    };
+    story.hear(Input::Faulted {
+        key: due.key,
+        claim: due.claim,
+        fault: fault(),
+    });
+    assert_eq!(story.state("a"), "validating");
+    let waits = "`a`: it cannot be merged (the token may not merge); it is tried again";
+    assert_eq!(story.issue.waiting_for().as_deref(), Some(waits));
+    story.later(600);
+    let due = story
+        .claim()
+        .into_iter()
+        .find(|it| matches!(it.effect, Effect::Merge { .. }))
+        .expect("again");
+    let again = story.hear(Input::Faulted {
+        key: due.key,
+        claim: due.claim,
+        fault: fault(),
+    });
+    assert_eq!(again.len(), 1, "it is said once: {again:?}");
+}
+
+#[test]
+fn what_cannot_be_judged_for_long_is_told_once() {
+    let mut story = planned();
+    story.run_ends("a", 1, Ok(RunResult::default()));
+    let pending = || PullFacts {
+        checks: vec![],
+        ..Story::new().pull("a", 1)
+    };
+    story.sees("a", pending());
+    story.later(599);
+    check(story.sees("a", pending()), &[]);
+    story.later(1);
+    let told = story.sees("a", pending());
+    assert!(
+        told[0].starts_with("`a` waits: the required check `ci` has not succeeded"),
+        "{told:?}"
+    );
+    assert!(story.issue.waiting_for().is_some());
+    check(story.sees("a", pending()), &[]);
+    let fault = Fault::Transient { why: "down".into() };
+    let since = story.now;
+    story.later(700);
+    let unseen = Input::Unseen {
+        task: TaskId::from("a"),
+        since,
+        fault,
+    };
+    check(story.hear(unseen), &[]);
+    story.sees("a", story.pull("a", 1));
+    assert_eq!(story.issue.waiting_for(), None);
+}
+
+#[test]
+fn an_absurd_cost_is_no_cost() {
+    for absurd in [f64::NAN, f64::INFINITY, 1.5e308, -1.0] {
+        let mut story = planned();
+        story.hear(Input::SawRun {
+            task: TaskId::from("a"),
+            run: "run-a-1".into(),
+            sight: Sight::Ended(Ending {
+                result: Ok(RunResult::default()),
+                cost_usd: Some(absurd),
+            }),
+        });
+        assert!((story.issue.spent_usd - 0.4).abs() < 1e-9);
+    }
+}
+
+#[test]
+fn not_all_merged_is_not_completed() {
+    let mut story = Story::new();
+    story.open("s1");
+    story.make_all(nothing_held);
+    let c = r#"{"id":"c","title":"C","kind":"builder","prompt":"do c"}"#;
+    story.plan(&format!("{A},{c}"));
+    story.make_all(nothing_held);
+    story.run_ends("a", 1, Ok(RunResult::default()));
+    story.run_ends("c", 1, Ok(RunResult::default()));
+    story.sees("a", story.pull("a", 1));
+    story.sees(
+        "c",
+        PullFacts {
+            state: PullState::Closed,
+            ..story.pull("c", 2)
+        },
+    );
+    let end = story.make_all(nothing_held);
+    assert!(
+        end.contains(&"to do: answer: ENG-42 is done in part.".to_owned()),
+        "{end:?}"
+    );
+    assert!(
+        !end.contains(&"to do: move the issue to completed".to_owned()),
+        "{end:?}"
+    );
 }

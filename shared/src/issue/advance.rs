@@ -8,8 +8,8 @@ use super::plan::{self, MAIN, PLAN, Way};
 use super::understand::{ended, settle};
 use super::{
     Activity, Draft, Effect, Ending, Event, ExecutorKind, Failure, FailureClass, Issue, MergeMode,
-    Policy, RoundOutcome, RunId, STOP_PATIENCE_SECONDS, Settled, Spec, Stage, Task, TaskId,
-    TaskKind, TaskState, Verbosity, route, words,
+    Policy, RunId, STOP_PATIENCE_SECONDS, Settled, Spec, Stage, Task, TaskId, TaskKind, TaskState,
+    Verbosity, route, words,
 };
 
 /// Writes down all that follows from the state as it stands.
@@ -228,8 +228,8 @@ fn may_start(issue: &Issue, task: &Task, now: super::Time) -> bool {
             .all(|on| issue.task(on).is_some_and(Task::achieved))
 }
 
-/// Merges one pull request at a time, in the order of the plan: the next one is
-/// judged against what the last one left.
+/// Merges one pull request at a time, in the order of the plan, each at the
+/// commit that was approved.
 fn merge(draft: &mut Draft) {
     let merging = |task: &Task| matches!(task.state, TaskState::Merging { .. });
     let auto = draft
@@ -270,27 +270,22 @@ fn finish(draft: &mut Draft) {
     if planned && (issue.cancelled.is_none() || over) {
         show_plan(draft);
     }
-    let outcome = outcome(&draft.issue);
-    let merged = draft
-        .issue
-        .tasks
-        .iter()
-        .any(|it| it.state == TaskState::Merged);
-    if over && merged && outcome == RoundOutcome::Succeeded && !draft.issue.completing {
+    let outcome = draft.issue.ending();
+    if over && draft.issue.all_merged() && !draft.issue.completing {
         draft.request(Effect::Move {
             to: Stage::Completed,
         });
     }
     if ready_or_over && !draft.issue.reported {
-        let text = words::report(&draft.issue, outcome);
-        draft.say(match outcome {
-            RoundOutcome::Succeeded | RoundOutcome::Cancelled => Activity::Response(text),
-            RoundOutcome::Failed => Activity::Error(text),
-        });
+        draft.say(words::report(&draft.issue));
         draft.emit(Event::Reported);
     }
     if over && draft.issue.reported && draft.issue.owed.is_empty() {
         draft.emit(Event::Done { outcome });
+        if !draft.issue.deferred.is_empty() {
+            draft.emit(Event::TakenUp);
+            draft.say(Activity::Thought(words::greeting(&draft.issue)));
+        }
     }
 }
 
@@ -307,25 +302,5 @@ fn show_plan(draft: &mut Draft) {
         if !coming && !draft.issue.shown.contains(&session) {
             draft.request(Effect::ShowPlan { session });
         }
-    }
-}
-
-/// How the round ends, from how its tasks did.
-fn outcome(issue: &Issue) -> RoundOutcome {
-    if issue.cancelled.is_some() {
-        return RoundOutcome::Cancelled;
-    }
-    let any = |state: TaskState| issue.tasks.iter().any(|it| it.state == state);
-    if issue.unserved.is_some() || any(TaskState::Failed) {
-        return RoundOutcome::Failed;
-    }
-    let brought_something = |task: &Task| {
-        task.spec.kind != TaskKind::Orchestrator
-            && (task.achieved() || task.state == TaskState::Ready)
-    };
-    if issue.tasks.iter().any(brought_something) {
-        RoundOutcome::Succeeded
-    } else {
-        RoundOutcome::Cancelled
     }
 }

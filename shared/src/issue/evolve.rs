@@ -15,6 +15,9 @@ use super::{
 pub fn evolve(issue: &mut Issue, record: &Record) {
     let Record { seq, at, event } = record;
     issue.seq = *seq;
+    if *seq == 1 {
+        issue.born = *at;
+    }
     issue.last_at = (*at).max(issue.last_at);
     match event {
         Event::Opened(opening) => {
@@ -47,11 +50,41 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
             issue.seen.insert(activity.clone());
             issue.notes.push(text.clone());
         }
+        Event::Deferred {
+            session,
+            activity,
+            text,
+            at: asked_at,
+        } => {
+            issue
+                .seen
+                .insert(activity.as_ref().unwrap_or(&session.0).clone());
+            issue
+                .deferred
+                .push((session.clone(), text.clone(), *asked_at));
+        }
+        Event::TakenUp => {
+            let deferred = std::mem::take(&mut issue.deferred);
+            let opened_at = deferred.iter().map(|(_, _, at)| *at).max().unwrap_or(*at);
+            begin_round(issue, opened_at, *at);
+            for (session, text, _) in deferred {
+                if !issue.sessions.contains(&session) {
+                    issue.sessions.push(session);
+                }
+                issue.notes.extend(text);
+            }
+        }
         Event::CancelAsked { why } => {
             issue.cancelled = Some(why.clone());
             withdraw(issue);
         }
         Event::Briefed(briefing) => {
+            if issue.identifier.is_empty() {
+                let brief = &briefing.brief;
+                issue.identifier.clone_from(&brief.identifier);
+                issue.title.clone_from(&brief.title);
+                issue.url.clone_from(&brief.url);
+            }
             issue.brief = Some(Arc::new(briefing.brief.clone()));
             issue.policy = Some(Arc::new(briefing.policy.clone()));
         }
@@ -65,6 +98,11 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
         Event::PlanRejected { why } => {
             issue.plan_rejections += 1;
             issue.plan_rejected = Some(why.clone());
+        }
+        Event::Held { task, why } => {
+            if let Some(task) = issue.task_mut(task) {
+                task.held.clone_from(why);
+            }
         }
         Event::Routed {
             task,
@@ -173,6 +211,9 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
             branch: _,
             sha,
         } => change(issue, task, |task| {
+            if task.pull.as_ref().is_some_and(|pull| pull.sha != *sha) {
+                task.bounces = 0;
+            }
             task.state = TaskState::Judging;
             task.pull = Some(Pull {
                 number: *number,
@@ -215,6 +256,7 @@ fn begin_round(issue: &mut Issue, opened_at: Time, at: Time) {
     *issue = Issue {
         seq: old.seq,
         last_at: old.last_at,
+        born: old.born,
         identifier: old.identifier,
         title: old.title,
         url: old.url,
@@ -324,7 +366,12 @@ fn performed(issue: &mut Issue, key: Seq, outcome: &Outcome, at: Time) {
                 }
             });
         }
-        (effect, _) => undo(issue, key, effect),
+        (effect, outcome) => {
+            undo(issue, key, effect);
+            if let (Effect::Merge { task, .. }, Outcome::HeadMoved) = (effect, outcome) {
+                change(issue, task, |task| task.bounces += 1);
+            }
+        }
     }
 }
 
@@ -392,6 +439,7 @@ fn state_of<'a>(issue: &'a mut Issue, task: &TaskId) -> Option<&'a mut TaskState
 fn change(issue: &mut Issue, task: &TaskId, with: impl FnOnce(&mut Task)) {
     if let Some(task) = issue.task_mut(task) {
         with(task);
+        task.held = None;
         issue.shown.clear();
     }
 }

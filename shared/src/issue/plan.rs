@@ -60,15 +60,24 @@ pub struct Spec {
     pub title: String,
     pub kind: TaskKind,
     pub prompt: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub depends_on: Vec<TaskId>,
     pub complexity: Option<Complexity>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub requires_isolation: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub acceptance: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub paths: Vec<String>,
+}
+
+/// Agents write `null` for what they leave out.
+fn or_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: Default + Deserialize<'de>,
+    D: serde::Deserializer<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// A plan that is one: its graph has an order.

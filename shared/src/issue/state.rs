@@ -7,8 +7,8 @@ use jiff::SignedDuration;
 
 use super::{
     Brief, CLEAN_LOOK_PAUSE_SECONDS, CLEAN_LOOKS_MIN, CLEAN_LOOKS_SECONDS, CancelReason, Effect,
-    ExecutorKind, IssueId, Policy, RoundOutcome, RunId, STOP_AGAIN_SECONDS, Seq, SessionId, Spec,
-    TaskId, TaskKind, Time,
+    ExecutorKind, HELD_TRIES, IssueId, Policy, RoundOutcome, RunId, STOP_AGAIN_SECONDS, Seq,
+    SessionId, Spec, TaskId, TaskKind, Time,
 };
 
 /// One issue, folded from its log.
@@ -18,6 +18,8 @@ pub struct Issue {
     /// The last record's position; 0 for an issue that we never heard of.
     pub seq: Seq,
     pub last_at: Time,
+    /// When it was first heard of: two lives of one issue, in two stores, differ by it.
+    pub born: Time,
     pub identifier: String,
     pub title: String,
     pub url: String,
@@ -47,6 +49,8 @@ pub struct Issue {
     pub starts: BTreeMap<Seq, (TaskId, ExecutorKind)>,
     /// Every run that was ever recorded as started.
     pub runs: BTreeSet<RunId>,
+    /// Sessions, and what was written in them, that wait for the end of this round.
+    pub deferred: Vec<(SessionId, Option<String>, Time)>,
     pub cancelled: Option<CancelReason>,
     /// Why the issue cannot be worked on.
     pub unserved: Option<String>,
@@ -77,6 +81,10 @@ pub struct Task {
     pub cost_usd: f64,
     pub cost_is_estimate: bool,
     pub error: Option<String>,
+    /// What holds it up, once that was told.
+    pub held: Option<String>,
+    /// Times that the forge said its head had moved, with this head.
+    pub bounces: u32,
     /// What a scoper answered.
     pub answer: Option<String>,
     pub not_before: Option<Time>,
@@ -234,6 +242,7 @@ impl Issue {
             id,
             seq: 0,
             last_at: Time::UNIX_EPOCH,
+            born: Time::UNIX_EPOCH,
             identifier: String::new(),
             title: String::new(),
             url: String::new(),
@@ -253,6 +262,7 @@ impl Issue {
             shown: BTreeSet::new(),
             starts: BTreeMap::new(),
             runs: BTreeSet::new(),
+            deferred: Vec::new(),
             cancelled: None,
             unserved: None,
             reported: false,
@@ -399,12 +409,15 @@ impl Issue {
                 stopping: None,
                 ..
             } => Some(*begun + SignedDuration::from_secs(policy.task_timeout_seconds)),
+            // Waiting for a slot of our own is no fault of the run.
             TaskState::Running {
                 begun: None,
                 stopping: None,
+                since,
                 ..
-            }
-            | TaskState::Starting { .. }
+            } => (task.executor == Some(ExecutorKind::Codegen))
+                .then(|| *since + SignedDuration::from_secs(policy.task_timeout_seconds)),
+            TaskState::Starting { .. }
             | TaskState::Seeking { .. }
             | TaskState::Judging
             | TaskState::Approved { .. }
@@ -418,16 +431,58 @@ impl Issue {
         }
     }
 
-    /// A sentence when a person holds it up.
+    /// How the round ends, from how its tasks did.
+    pub fn ending(&self) -> RoundOutcome {
+        if self.cancelled.is_some() {
+            return RoundOutcome::Cancelled;
+        }
+        let any = |state: TaskState| self.tasks.iter().any(|it| it.state == state);
+        if self.unserved.is_some() || any(TaskState::Failed) {
+            return RoundOutcome::Failed;
+        }
+        let brought_something = |task: &Task| {
+            task.spec.kind != TaskKind::Orchestrator
+                && (task.achieved() || task.state == TaskState::Ready)
+        };
+        if self.tasks.iter().any(brought_something) {
+            RoundOutcome::Succeeded
+        } else {
+            RoundOutcome::Cancelled
+        }
+    }
+
+    /// Something was merged, and nothing was left out.
+    pub fn all_merged(&self) -> bool {
+        self.cancelled.is_none()
+            && self.tasks.iter().any(|it| it.state == TaskState::Merged)
+            && self.tasks.iter().all(Task::achieved)
+    }
+
+    /// A sentence when a person or something outside holds it up.
     pub fn waiting_for(&self) -> Option<String> {
+        if !self.active() {
+            return None;
+        }
+        let unread = |owed: &Owed| owed.effect == Effect::Fetch && owed.tries >= HELD_TRIES;
+        if self.owed.values().any(unread) {
+            return Some("Linear does not let the issue be read".into());
+        }
+        let mut reasons: Vec<String> = Vec::new();
+        for task in &self.tasks {
+            if let Some(held) = &task.held {
+                reasons.push(format!("`{}`: {held}", task.spec.id));
+            }
+        }
         let ready: Vec<&str> = self
             .tasks
             .iter()
             .filter(|it| it.state == TaskState::Ready)
             .filter_map(|it| it.pull.as_ref().map(|pull| pull.url.as_str()))
             .collect();
-        (!ready.is_empty() && self.active())
-            .then(|| format!("a person has to merge {}", ready.join(", ")))
+        if !ready.is_empty() {
+            reasons.push(format!("a person has to merge {}", ready.join(", ")));
+        }
+        (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 }
 
@@ -446,6 +501,8 @@ impl Task {
             cost_usd: 0.0,
             cost_is_estimate: false,
             error: None,
+            held: None,
+            bounces: 0,
             answer: None,
             not_before: None,
             started_at: None,

@@ -7,10 +7,11 @@ use super::evolve::backoff;
 use super::plan::{self, PLAN};
 use super::verdict::{self, Verdict};
 use super::{
-    Activity, CancelReason, Draft, Effect, Ending, Event, ExecutorKind, Failure, FailureClass,
-    Fault, Input, LAST_WORD_TRIES_MAX, MergeMode, Opening, Outcome, PLAN_REJECTIONS_MAX,
-    PULL_GRACE_SECONDS, PullFacts, REASON_BYTES_MAX, Refusal, RunId, SAY_TRIES_MAX, Seq, Settled,
-    Sight, Stage, StopReason, TRIES_MAX, TaskId, TaskKind, TaskState, Time, clip, words,
+    Activity, BOUNCES_MAX, COST_USD_MAX, CancelReason, Draft, Effect, Ending, Event, ExecutorKind,
+    Failure, FailureClass, Fault, HELD_SECONDS, HELD_TRIES, Input, LAST_WORD_TRIES_MAX, MergeMode,
+    Opening, Outcome, PLAN_REJECTIONS_MAX, PULL_GRACE_SECONDS, PullFacts, REASON_BYTES_MAX, RunId,
+    SAY_TRIES_MAX, Seq, Settled, Sight, Stage, StopReason, TRIES_MAX, TaskId, TaskKind, TaskState,
+    Time, clip, words,
 };
 
 /// How long to wait when the other side asks to wait and doesn't say how long.
@@ -20,39 +21,15 @@ const GONE_GRACE_SECONDS: i64 = 60;
 /// No answer makes us wait longer than this.
 const BUSY_PAUSE_SECONDS_MAX: i64 = 3_600;
 
-pub(super) fn understand(draft: &mut Draft, input: Input) -> Result<(), Refusal> {
+pub(super) fn understand(draft: &mut Draft, input: Input) {
     match input {
         Input::Opened(opening) => opened(draft, opening),
         Input::Prompted {
-            session,
+            opening,
             activity,
             text,
             at,
-        } => {
-            if draft.issue.round == 0 {
-                return Err(Refusal::Unknown);
-            }
-            if draft.issue.seen.contains(&activity) {
-                return Ok(());
-            }
-            if !draft.issue.active() {
-                draft.emit(Event::Reopened {
-                    session,
-                    activity,
-                    text,
-                    at,
-                });
-                draft.say(Activity::Thought(words::greeting(&draft.issue)));
-            } else if draft.issue.cancelled.is_none() {
-                draft.emit(Event::Prompted {
-                    session: session.clone(),
-                    activity,
-                    text,
-                });
-                let activity = Activity::Thought(words::noted(&draft.issue));
-                draft.request(Effect::Say { session, activity });
-            }
-        }
+        } => prompted(draft, opening, activity, text, at),
         Input::Cancelled { why, at } => cancelled(draft, why, at),
         Input::Performed { key, outcome } => performed(draft, key, outcome),
         Input::Faulted { key, claim, fault } => {
@@ -71,27 +48,103 @@ pub(super) fn understand(draft: &mut Draft, input: Input) -> Result<(), Refusal>
         }
         Input::SawRun { task, run, sight } => saw_run(draft, &task, &run, sight),
         Input::SawPull { task, facts } => saw_pull(draft, &task, facts),
+        Input::Unseen { task, since, fault } => {
+            let blind = draft.now.duration_since(since).as_secs();
+            if blind >= HELD_SECONDS && draft.issue.task(&task).is_some_and(|it| !it.over()) {
+                let why = format!("it cannot be looked at ({fault})");
+                hold(draft, &task, Some(why));
+            }
+        }
         Input::Tick => {}
     }
-    Ok(())
 }
 
 fn opened(draft: &mut Draft, opening: Opening) {
     if draft.issue.seen.contains(&opening.session.0) {
         return;
     }
-    let under_way = draft.issue.active();
     let session = opening.session.clone();
+    let issue = &draft.issue;
+    if issue.active() && issue.cancelled.is_some() {
+        let text = words::deferred(issue);
+        draft.emit(Event::Deferred {
+            session: session.clone(),
+            activity: None,
+            text: None,
+            at: opening.at,
+        });
+        draft.request(Effect::Say {
+            session,
+            activity: Activity::Thought(text),
+        });
+        return;
+    }
+    let (under_way, reported) = (issue.active(), issue.active() && issue.reported);
     draft.emit(Event::Opened(opening));
-    let text = if under_way {
-        words::joined(&draft.issue)
-    } else {
-        words::greeting(&draft.issue)
+    let activity = match (under_way, reported) {
+        (_, true) => words::report(&draft.issue),
+        (true, false) => Activity::Thought(words::joined(&draft.issue)),
+        (false, false) => Activity::Thought(words::greeting(&draft.issue)),
     };
     draft.request(Effect::Say {
-        session,
-        activity: Activity::Thought(text),
+        session: session.clone(),
+        activity,
     });
+    let pulls: Vec<_> = draft
+        .issue
+        .tasks
+        .iter()
+        .filter_map(|it| Some((it.spec.id.clone(), it.pull.clone()?)))
+        .collect();
+    for (task, pull) in pulls {
+        let label = words::pull_label(&task, pull.number);
+        draft.request(Effect::Link {
+            session: session.clone(),
+            label,
+            url: pull.url,
+        });
+    }
+}
+
+fn prompted(draft: &mut Draft, opening: Opening, activity: String, text: String, at: Time) {
+    if draft.issue.seen.contains(&activity) {
+        return;
+    }
+    if draft.issue.round == 0 {
+        // The delivery that opened the session has not arrived, and may never.
+        opened(draft, opening.clone());
+    }
+    let session = opening.session;
+    let issue = &draft.issue;
+    if !issue.active() {
+        draft.emit(Event::Reopened {
+            session,
+            activity,
+            text,
+            at,
+        });
+        draft.say(Activity::Thought(words::greeting(&draft.issue)));
+    } else if issue.cancelled.is_some() || issue.reported {
+        let answer = words::deferred(issue);
+        draft.emit(Event::Deferred {
+            session: session.clone(),
+            activity: Some(activity),
+            text: Some(text),
+            at,
+        });
+        draft.request(Effect::Say {
+            session,
+            activity: Activity::Thought(answer),
+        });
+    } else {
+        draft.emit(Event::Prompted {
+            session: session.clone(),
+            activity,
+            text,
+        });
+        let activity = Activity::Thought(words::noted(&draft.issue));
+        draft.request(Effect::Say { session, activity });
+    }
 }
 
 fn cancelled(draft: &mut Draft, why: CancelReason, at: Time) {
@@ -121,7 +174,9 @@ fn performed(draft: &mut Draft, key: Seq, outcome: Outcome) {
                 outcome: Outcome::Done,
             });
             draft.emit(Event::Briefed(briefing));
-            draft.request(Effect::Move { to: Stage::Started });
+            if draft.issue.cancelled.is_none() {
+                draft.request(Effect::Move { to: Stage::Started });
+            }
         }
         (Effect::Fetch, Outcome::Unserved(why)) => {
             draft.emit(Event::Performed {
@@ -144,6 +199,21 @@ fn performed(draft: &mut Draft, key: Seq, outcome: Outcome) {
                 outcome: Outcome::Done,
             });
             merged(draft, &task, sha);
+        }
+        (Effect::Merge { task, .. }, Outcome::HeadMoved) => {
+            draft.emit(Event::Performed {
+                key,
+                outcome: Outcome::HeadMoved,
+            });
+            if draft
+                .issue
+                .task(&task)
+                .is_some_and(|it| it.bounces >= BOUNCES_MAX)
+            {
+                let why =
+                    "GitHub says again and again that its head moved, and it has not".to_owned();
+                settle(draft, &task, Settled::Failed, why);
+            }
         }
         (Effect::Merge { task, .. }, Outcome::MergeRefused { why }) => {
             draft.emit(Event::Performed {
@@ -210,6 +280,7 @@ fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
         }
     };
     let why = clip(why, REASON_BYTES_MAX);
+    let refused = matches!(fault, Fault::Permanent { .. });
     let busy = matches!(fault, Fault::Busy { .. });
     let worn_out = |max: u32| hopeless || (!busy && tries >= max);
     let give_up = match &effect {
@@ -218,13 +289,13 @@ fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
             ..
         }
         | Effect::Fetch => worn_out(LAST_WORD_TRIES_MAX),
+        Effect::ShowPlan { .. } | Effect::Link { .. } | Effect::Move { .. } => {
+            worn_out(LAST_WORD_TRIES_MAX)
+        }
         Effect::Say {
             activity: Activity::Thought(_) | Activity::Action { .. },
             ..
-        }
-        | Effect::ShowPlan { .. }
-        | Effect::Link { .. }
-        | Effect::Move { .. } => worn_out(SAY_TRIES_MAX),
+        } => worn_out(SAY_TRIES_MAX),
         // Whether a run exists has to be found out, however long it takes.
         Effect::Start { .. } if doubtful => false,
         Effect::Start { .. } => match fault {
@@ -233,7 +304,8 @@ fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
             Fault::Transient { .. } => withdrawn || worn_out(TRIES_MAX),
             Fault::Busy { .. } => withdrawn,
         },
-        Effect::Merge { .. } => matches!(fault, Fault::Permanent { .. }) || worn_out(TRIES_MAX),
+        // An outage or a token that is not good is no verdict on the commit.
+        Effect::Merge { .. } => hopeless || (withdrawn && worn_out(TRIES_MAX)),
         // What is not stopped costs money.
         Effect::Stop { .. } => false,
     };
@@ -256,6 +328,14 @@ fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
             fault,
             retry_at,
         });
+        if let Effect::Start { task, .. } | Effect::Merge { task, .. } | Effect::Stop { task, .. } =
+            &effect
+            && !busy
+            && (refused || tries >= HELD_TRIES)
+        {
+            let why = words::not_made(&effect, &why);
+            hold(draft, task, Some(why));
+        }
         return;
     }
     draft.emit(Event::GaveUp {
@@ -272,8 +352,7 @@ fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
                 format!("its run could not be started: {why}"),
             );
         }
-        // An outage is no verdict: the pull request is looked at again.
-        Effect::Merge { task, .. } if hopeless && !withdrawn => {
+        Effect::Merge { task, .. } if !withdrawn => {
             settle(
                 draft,
                 &task,
@@ -323,6 +402,7 @@ fn saw_run(draft: &mut Draft, id: &TaskId, run: &RunId, sight: Sight) {
         return;
     }
     let (since, begun, stopping) = (*since, *begun, *stopping);
+    hold(draft, id, None);
     match sight {
         // What was made a moment ago may not have reached every reader over there.
         Sight::Gone if draft.now.duration_since(since).as_secs() < GONE_GRACE_SECONDS => {}
@@ -409,13 +489,17 @@ pub(super) fn ended(draft: &mut Draft, id: &TaskId, ending: Ending, stopped: Opt
                 },
             );
         }
+        // An agent that answers with no plan has answered with a bad one.
+        Err(failure) if kind == TaskKind::Orchestrator && failure.class == FailureClass::Agent => {
+            plan_rejected(draft, &failure.message);
+        }
         Err(failure) => failed(draft, id, failure),
     }
 }
 
 fn book(draft: &Draft, reported: Option<f64>, executor: Option<ExecutorKind>) -> (f64, bool) {
     let policy = draft.issue.policy.as_ref();
-    match reported.filter(|usd| usd.is_finite() && *usd >= 0.0) {
+    match reported.filter(|usd| (0.0..=COST_USD_MAX).contains(usd)) {
         Some(usd) => (usd, false),
         // Codegen reports nothing: a run is booked at a flat price.
         None if executor == Some(ExecutorKind::Codegen) => {
@@ -452,26 +536,26 @@ fn planned(draft: &mut Draft, answer: Option<&str>) {
             );
             tell(draft, words::planned(&draft.issue));
         }
-        Err(error) => {
-            let why = clip(&error.to_string(), REASON_BYTES_MAX);
-            let last = draft.issue.plan_rejections >= PLAN_REJECTIONS_MAX;
-            draft.emit(Event::PlanRejected { why: why.clone() });
-            if last {
-                settle(
-                    draft,
-                    &id,
-                    Settled::Failed,
-                    format!("there is no usable plan: {why}"),
-                );
-            } else {
-                tell(draft, words::plan_rejected(&why));
-                draft.emit(Event::Retried {
-                    task: id,
-                    not_before: draft.now,
-                    why,
-                });
-            }
-        }
+        Err(error) => plan_rejected(draft, &error.to_string()),
+    }
+}
+
+/// The answer was no plan: once more with the reason, or the plan has failed.
+fn plan_rejected(draft: &mut Draft, why: &str) {
+    let id = TaskId::from(PLAN);
+    let why = clip(why, REASON_BYTES_MAX);
+    let last = draft.issue.plan_rejections >= PLAN_REJECTIONS_MAX;
+    draft.emit(Event::PlanRejected { why: why.clone() });
+    if last {
+        let why = format!("there is no usable plan: {why}");
+        settle(draft, &id, Settled::Failed, why);
+    } else {
+        tell(draft, words::plan_rejected(&why));
+        draft.emit(Event::Retried {
+            task: id,
+            not_before: draft.now,
+            why,
+        });
     }
 }
 
@@ -593,7 +677,11 @@ fn saw_pull(draft: &mut Draft, id: &TaskId, facts: Option<PullFacts>) {
                 tell(draft, words::ready(&draft.issue, id));
             }
         }
-        Verdict::Red(_) | Verdict::Green(_) | Verdict::Wait(_) | Verdict::Foreign(_) => {}
+        Verdict::Wait(why) if draft.now.duration_since(seen).as_secs() >= HELD_SECONDS => {
+            hold(draft, id, Some(why));
+        }
+        Verdict::Wait(_) => hold(draft, id, None),
+        Verdict::Red(_) | Verdict::Green(_) | Verdict::Foreign(_) => {}
     }
 }
 
@@ -614,6 +702,22 @@ pub(super) fn settle(draft: &mut Draft, id: &TaskId, verdict: Settled, why: Stri
     });
     if draft.issue.cancelled.is_none() {
         tell(draft, words::settled(&draft.issue, id));
+    }
+}
+
+/// Tells people what holds a task up, once, or forgets it.
+fn hold(draft: &mut Draft, id: &TaskId, why: Option<String>) {
+    let held = draft.issue.task(id).is_some_and(|it| it.held.is_some());
+    if held == why.is_some() {
+        return;
+    }
+    let why = why.map(|it| clip(&it, REASON_BYTES_MAX));
+    draft.emit(Event::Held {
+        task: id.clone(),
+        why: why.clone(),
+    });
+    if let Some(why) = why.filter(|_| draft.issue.cancelled.is_none()) {
+        tell(draft, words::held(&draft.issue, id, &why));
     }
 }
 

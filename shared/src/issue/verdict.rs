@@ -115,6 +115,9 @@ pub fn judge(
             return Verdict::Wait(format!("no check has been reported on {sha} yet"));
         }
     }
+    if facts.draft {
+        return Verdict::Wait(format!("{} is a draft", facts.url));
+    }
     if facts.mergeable.is_none() {
         return Verdict::Wait(format!(
             "GitHub has not said yet whether {sha} can be merged"

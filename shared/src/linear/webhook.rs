@@ -122,8 +122,13 @@ fn check_age(envelope: &Map<String, Value>, now: Time) -> Result<Time, Refused> 
 type Heard = Result<Option<(IssueId, Input)>, Refused>;
 
 fn opened(event: SessionEvent, sent: Time) -> Heard {
+    Ok(opening(event, sent)?.map(|(issue, opening)| (issue, Input::Opened(opening))))
+}
+
+/// The issue and the session that an event is about; `None` for a session that
+/// belongs to something that is no issue.
+fn opening(event: SessionEvent, sent: Time) -> Result<Option<(IssueId, Opening)>, Refused> {
     let session = event.agent_session;
-    // A session may belong to something that is no issue.
     let Some(issue_id) = session.issue_id() else {
         return Ok(None);
     };
@@ -138,28 +143,31 @@ fn opened(event: SessionEvent, sent: Time) -> Heard {
     };
     Ok(Some((
         IssueId(id(Some(issue_id), "the issue's id")?),
-        Input::Opened(opening),
+        opening,
     )))
 }
 
-fn prompted(event: SessionEvent, sent: Time) -> Heard {
-    let session = event.agent_session;
-    let Some(issue_id) = session.issue_id() else {
+fn prompted(mut event: SessionEvent, sent: Time) -> Heard {
+    if event.agent_session.issue_id().is_none() {
         return Ok(None);
-    };
-    let issue = IssueId(id(Some(issue_id), "the issue's id")?);
+    }
     let activity = event
         .agent_activity
+        .take()
         .ok_or_else(|| Refused::Malformed("a prompt without its `agentActivity`".into()))?;
+    let told_at = event.created_at.clone();
+    let Some((issue, opening)) = opening(event, sent)? else {
+        return Ok(None);
+    };
     let text = activity.text().unwrap_or_default();
     let by_signal = activity.signal.as_ref().and_then(Value::as_str) == Some("stop");
     if by_signal || asks_to_stop(text) {
-        let at = moment(event.created_at, sent);
+        let why = CancelReason::Stop;
         return Ok(Some((
             issue,
             Input::Cancelled {
-                why: CancelReason::Stop,
-                at,
+                why,
+                at: moment(told_at, sent),
             },
         )));
     }
@@ -167,9 +175,9 @@ fn prompted(event: SessionEvent, sent: Time) -> Heard {
         return Ok(None);
     }
     let input = Input::Prompted {
-        session: SessionId(id(session.id, "agentSession.id")?),
+        opening,
         text: clip(text, TEXT_BYTES_MAX),
-        at: moment(activity.created_at.or(event.created_at), sent),
+        at: moment(activity.created_at.clone().or(told_at), sent),
         activity: id(activity.id, "agentActivity.id")?,
     };
     Ok(Some((issue, input)))

@@ -46,16 +46,15 @@ fn the_stand_ins_deliveries_mean_what_people_did() {
         app_user: Some(APP_USER.into()),
         at: noon(),
     };
-    assert_eq!(heard, [None, None, Some(Input::Opened(opening))]);
+    assert_eq!(heard, [None, None, Some(Input::Opened(opening.clone()))]);
     let prompt = linear.prompt(&session, "Faster", noon()).expect("a prompt");
     let activity = linear.session(&session).expect("it is there").activities[0]
         .id
         .clone();
-    let (session_id, text) = (session.as_str().into(), "Faster".into());
     let prompted = Input::Prompted {
-        session: session_id,
+        opening,
         activity,
-        text,
+        text: "Faster".into(),
         at: noon(),
     };
     assert_eq!(heard_of(&prompt), Some(prompted));

@@ -61,19 +61,18 @@ pub(crate) fn recorded_value(name: &str) -> Value {
 
 #[test]
 fn every_recorded_delivery_means_what_it_should() {
-    let opened = || {
-        of_issue(Input::Opened(Opening {
-            session: SESSION.into(),
-            identifier: "ENG-42".into(),
-            title: "Add sign-in with passkeys".into(),
-            url: "https://linear.app/acme/issue/ENG-42/add-sign-in-with-passkeys".into(),
-            app_user: Some(APP_USER.into()),
-            at: noon(),
-        }))
+    let opening = || Opening {
+        session: SESSION.into(),
+        identifier: "ENG-42".into(),
+        title: "Add sign-in with passkeys".into(),
+        url: "https://linear.app/acme/issue/ENG-42/add-sign-in-with-passkeys".into(),
+        app_user: Some(APP_USER.into()),
+        at: noon(),
     };
+    let opened = || of_issue(Input::Opened(opening()));
     let prompted = |activity: &str, text: &str| {
         of_issue(Input::Prompted {
-            session: SESSION.into(),
+            opening: opening(),
             activity: activity.into(),
             text: text.into(),
             at: later(),

@@ -161,6 +161,9 @@ fn taken_in_once(id: &IssueId, records: &[Record], broken: &mut Vec<String>) {
         let fact = match &record.event {
             Event::Opened(opening) => &opening.session.0,
             Event::Prompted { activity, .. } | Event::Reopened { activity, .. } => activity,
+            Event::Deferred {
+                session, activity, ..
+            } => activity.as_ref().unwrap_or(&session.0),
             _ => continue,
         };
         *facts.entry(fact).or_default() += 1;
@@ -236,6 +239,8 @@ fn visit_landmarks(world: &mut World, id: &IssueId, records: &[Record]) {
             Event::Retried { .. } => world.visit("a run was tried again"),
             Event::Overran { .. } => world.visit("a run overran"),
             Event::Reopened { .. } => world.visit("a round was opened again"),
+            Event::TakenUp => world.visit("a round was taken up after a cancellation"),
+            Event::Held { why: Some(_), .. } => world.visit("something was held up"),
             Event::Settled { verdict, .. } if verdict.word() == "skipped" => world.visit("a task was skipped"),
             Event::Done { outcome } => world.visit(match outcome {
                 RoundOutcome::Succeeded => "a round succeeded",

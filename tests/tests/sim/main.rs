@@ -62,6 +62,8 @@ const LANDMARKS: &[&str] = &[
     "a round was cancelled while a merge was under way",
     "a round was cancelled while it was planned",
     "a round was opened again",
+    "a round was taken up after a cancellation",
+    "something was held up",
     "a second session joined",
     "a person merged",
     "a person closed a pull request",

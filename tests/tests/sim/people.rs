@@ -89,7 +89,7 @@ impl Mail {
             self.post(
                 issue,
                 Input::Prompted {
-                    session: session.clone(),
+                    opening: about(&session, identifier, opened),
                     activity,
                     text,
                     at,
@@ -220,14 +220,18 @@ pub(crate) fn meddle(world: &mut World, calm: bool) {
 }
 
 fn opening(session: &SessionId, identifier: &str, at: jiff::Timestamp) -> Input {
-    Input::Opened(Opening {
+    Input::Opened(about(session, identifier, at))
+}
+
+fn about(session: &SessionId, identifier: &str, at: jiff::Timestamp) -> Opening {
+    Opening {
         session: session.clone(),
         identifier: identifier.to_owned(),
         title: "An issue".into(),
         url: format!("https://linear/{identifier}"),
         app_user: Some("us".into()),
         at,
-    })
+    }
 }
 
 fn policy(world: &mut World) -> Policy {

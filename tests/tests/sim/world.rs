@@ -843,6 +843,10 @@ impl Log for Store {
                 Event::Requested(Effect::Start { .. } | Effect::Merge { .. })
             )
         });
+        let ends = append
+            .events
+            .iter()
+            .any(|it| matches!(it, Event::Done { .. }));
         let cancels = append
             .events
             .iter()
@@ -874,8 +878,10 @@ impl Log for Store {
                 let now = world.now;
                 world.cancelled.insert(issue.clone(), now);
             }
-            if over {
+            if ends {
                 world.cancelled.remove(&issue);
+            }
+            if over {
                 world.open.remove(&issue);
                 world.done.insert(issue);
             } else {
