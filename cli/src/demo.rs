@@ -58,7 +58,7 @@ pub(crate) fn is_agent() -> bool {
         .is_some_and(|it| it == agent::NAME)
 }
 
-pub(crate) async fn demo(options: &Options) -> anyhow::Result<ExitCode> {
+pub(crate) async fn demo(options: &Options, json: bool) -> anyhow::Result<ExitCode> {
     log_to_stderr("warn");
     let temporary;
     let folder = match &options.keep {
@@ -78,14 +78,14 @@ pub(crate) async fn demo(options: &Options) -> anyhow::Result<ExitCode> {
             temporary.path().to_owned()
         }
     };
-    let outcome = play(options, &folder).await;
+    let outcome = play(options, json, &folder).await;
     if options.keep.is_some() {
-        println!("Everything is left in {}.", folder.display());
+        eprintln!("Everything is left in {}.", folder.display());
     }
     outcome
 }
 
-async fn play(options: &Options, folder: &Path) -> anyhow::Result<ExitCode> {
+async fn play(options: &Options, json: bool, folder: &Path) -> anyhow::Result<ExitCode> {
     let speed = options.speed;
     let checks = vec![Ci {
         name: "ci".into(),
@@ -112,11 +112,11 @@ async fn play(options: &Options, folder: &Path) -> anyhow::Result<ExitCode> {
         ..NewIssue::default()
     };
     let (identifier, session, deliveries) = stage.hand_over(new)?;
-    let http = reqwest::Client::new();
+    let http = reqwest::Client::builder().no_proxy().build()?;
     for delivery in deliveries {
         post(&http, &url, &delivery).await?;
     }
-    let mut story = Story::begin(&identifier, script::TITLE, &url, speed);
+    let mut story = Story::begin(&identifier, script::TITLE, &url, speed, json);
     let patience = PATIENCE.max(PATIENCE.mul_f64(SPEED / speed));
     let done = watch(&http, &url, &identifier, patience, &mut story).await?;
     // The last step of the log is the service's; what Linear shows is Linear's.

@@ -87,7 +87,7 @@ fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Command::Start => run(async { start::start(&common).await }),
-        Command::Demo(options) => run(async { demo::demo(&options).await }),
+        Command::Demo(options) => run(async { demo::demo(&options, common.json).await }),
         Command::Issues => run(async { show::issues(&common).await }),
         Command::Show { issue } => run(async { show::show(&common, &issue).await }),
         Command::Doctor => run(async { doctor::doctor(&common).await }),

@@ -7,6 +7,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use shared::config::{Settings, StorePlace};
 use shared::issue::{Issue, evolve};
+use shared::net::is_loopback;
 use shared::ports::Log as _;
 use shared::store::sqlite::SqliteLog;
 use shared::view;
@@ -46,7 +47,11 @@ impl Reach {
             .clone()
             .unwrap_or_else(|| format!("http://{}", settings.listen));
         let url = url.trim_end_matches('/').to_owned();
-        let http = reqwest::Client::builder().timeout(ANSWER).build()?;
+        let mut http = reqwest::Client::builder().timeout(ANSWER);
+        if is_loopback(&url) {
+            http = http.no_proxy();
+        }
+        let http = http.build()?;
         let health = http.get(format!("{url}/healthz")).send().await;
         match (health, asked) {
             (Ok(answer), _) if answer.status().is_success() => {

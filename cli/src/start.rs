@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use runner::LocalExecutor;
@@ -14,9 +15,13 @@ use shared::store::sqlite::SqliteLog;
 use shared::wire;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::{Common, log_to_stderr};
+
+/// How long requests that are under way may take after a stop was asked for.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
 
 pub(crate) async fn start(common: &Common) -> anyhow::Result<ExitCode> {
     log_to_stderr("info");
@@ -48,7 +53,10 @@ impl Service {
     pub(crate) async fn build(settings: Arc<Settings>, env: &Env) -> anyhow::Result<Self> {
         let linear_secrets = wire::linear_secrets(&settings)?;
         if settings.github.token.is_none() {
-            warn!("GITHUB_TOKEN is not set: no pull request can be opened, judged or merged");
+            warn!(
+                "GITHUB_TOKEN is not set: no pull request can be opened, judged or merged (this \
+                 version takes a token only, not an App's key)"
+            );
         }
         let log = open_store(&settings)?;
         let (bell, wakes) = service::bell();
@@ -117,7 +125,11 @@ impl Service {
         };
         service::run(engine, wakes, poll_seconds, stop).await;
         let _ = stopping.send(true);
-        server.await?.context("serve HTTP")
+        match timeout(LAST_REQUESTS, server).await {
+            Ok(served) => served?.context("serve HTTP"),
+            // Somebody who never finishes a request does not keep us.
+            Err(_) => Ok(()),
+        }
     }
 }
 

@@ -99,9 +99,9 @@ async fn steps(shop: &Shop, folder: &Folder, job: &Job, stop: &Stop) -> io::Resu
                     message: "the runner lost sight of the agent and has ended it".into(),
                 }));
             }
-            Standing::Fresh if stopped(folder, stop) => return Ok(failed(cancelled())),
+            Standing::Fresh if stopped(folder, stop) => return Ok(unspent(cancelled())),
             Standing::Fresh if supervisors == SUPERVISORS_MAX => {
-                return Ok(failed(Failure {
+                return Ok(unspent(Failure {
                     class: FailureClass::Invalid,
                     message: "the runner's supervisor starts no agent: see `supervisor.err` in \
                               the job's folder"
@@ -112,12 +112,12 @@ async fn steps(shop: &Shop, folder: &Folder, job: &Job, stop: &Stop) -> io::Resu
                 let mut asked = stop.clone();
                 let prepared = tokio::select! {
                     biased;
-                    _ = asked.wait_for(|it| *it) => return Ok(failed(cancelled())),
+                    _ = asked.wait_for(|it| *it) => return Ok(unspent(cancelled())),
                     prepared = prepare(shop, folder, job) => prepared,
                 };
                 match prepared? {
                     Ok(()) => supervise(shop, folder).await?,
-                    Err(failure) => return Ok(failed(failure)),
+                    Err(failure) => return Ok(unspent(failure)),
                 }
                 supervisors += 1;
             }
@@ -349,6 +349,15 @@ fn cancelled() -> Failure {
     }
 }
 
+/// A failure before any agent was started.
+fn unspent(failure: Failure) -> Ending {
+    Ending {
+        result: Err(failure),
+        cost_usd: Some(0.0),
+    }
+}
+
+/// A failure whose cost nobody knows.
 fn failed(failure: Failure) -> Ending {
     Ending {
         result: Err(failure),

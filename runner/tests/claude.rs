@@ -216,6 +216,26 @@ async fn an_agent_that_goes_on_for_ever_ends_at_its_budget() {
     );
 }
 
+#[tokio::test]
+async fn an_agent_that_runs_out_of_turns_has_reached_a_limit() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let script = |_: &Conversation| Reply::call("Glob", json!({ "pattern": "*" }));
+    let Some(mut scene) = Scene::new(script).await else {
+        return;
+    };
+    // We set no limit of turns; whoever does, by settings or a wrapper, hears of it.
+    let wrapper = scene.machine.at("two-turns");
+    let program = scene.machine.claude.display();
+    let text = format!("#!/bin/sh\nexec '{program}' --max-turns 2 \"$@\"\n");
+    std::fs::write(&wrapper, text).expect("written");
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(&wrapper, executable).expect("made executable");
+    scene.machine.claude = wrapper;
+    let job = scene.job(TaskKind::Builder);
+    let mut watched = scene.start(&job).await;
+    watched.failed_as("k1", FailureClass::Limit).await;
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_killed_agent_leaves_no_process() {

@@ -276,11 +276,24 @@ async fn what_is_not_set_up_is_said_with_its_remedy() {
         spoil(&mut machine, &mut job);
         let mut watched = machine.executor();
         watched.start(&job).await;
-        let failure = watched.failed("k1").await;
+        let ending = watched.ended("k1").await;
+        assert_eq!(ending.cost_usd, Some(0.0), "{name}: no agent, no cost");
+        let failure = ending.result.expect_err("a failure");
         assert_eq!(failure.class, class, "{name}: {failure:?}");
         assert!(failure.message.contains(words), "{name}: {failure:?}");
         assert_eq!(machine.runs(), 0, "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_lock_that_a_crash_left_in_the_worktree_does_not_cost_the_work() {
+    let locks = r#"touch "$(git rev-parse --git-dir)"/index.lock"#;
+    let machine = Machine::new(&format!("{WRITES}\n{locks}\n{CONTENT}"));
+    let mut watched = machine.executor();
+    watched.start(&machine.job("k1", TaskKind::Builder)).await;
+    let result = watched.succeeded("k1").await;
+    assert!(result.pull_url.is_some());
+    assert_eq!(machine.runs(), 1, "the agent's work is not done again");
 }
 
 #[tokio::test]
@@ -402,8 +415,6 @@ async fn an_agent_sees_its_fixed_environment_and_nothing_else() {
                 "ANTHROPIC_API_KEY",
                 "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC",
                 "CLAUDE_CODE_MAX_RETRIES",
-                "DISABLE_AUTOUPDATER",
-                "DISABLE_TELEMETRY",
                 "HOME",
                 "PATH",
             ],

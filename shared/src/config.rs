@@ -286,6 +286,7 @@ fn home_folder(env: &Env, home: Option<&Path>) -> Result<PathBuf, ConfigError> {
     home.map(Path::to_path_buf)
         .or_else(of_variable)
         .or_else(default)
+        .map(absolute)
         .ok_or_else(|| {
             let what =
                 "is not set, nor is HOME: say where the home folder is, by it or by `--home`";
@@ -326,6 +327,15 @@ fn alone(place: &str, what: String) -> ConfigError {
 
 /// A path, with `~` for the user's home.
 fn expand(path: &str, user_home: Option<&str>) -> PathBuf {
+    absolute(expand_home(path, user_home))
+}
+
+/// Programs are started in other folders, where a relative path means something else.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+fn expand_home(path: &str, user_home: Option<&str>) -> PathBuf {
     match (path.strip_prefix('~'), user_home) {
         (Some(""), Some(home)) => home.into(),
         (Some(rest), Some(home)) if rest.starts_with('/') => {

@@ -363,9 +363,8 @@ impl Client {
                     });
                 }
             },
-            PullState::Closed => Standing::Settled(MergeAnswer::Refused {
-                why: format!("{} is closed", pull.html_url),
-            }),
+            // Whoever closed it is heard by the next look, as for a head that moved.
+            PullState::Closed => Standing::Settled(MergeAnswer::HeadMoved),
             PullState::Open => Standing::Open {
                 mergeable: pull.mergeable,
             },

@@ -18,7 +18,7 @@ pub mod github;
 pub mod http;
 pub mod issue;
 pub mod linear;
-mod net;
+pub mod net;
 pub mod ports;
 pub mod service;
 pub mod store;

@@ -73,7 +73,7 @@ impl Rest {
             matches!(base.scheme(), "https" | "http"),
             "the address of {name}'s API, `{base}`, must begin with https://"
         );
-        let client = client("cyrus")
+        let client = client("cyrus", api_url)
             .timeout(Duration::from_secs(service.request_seconds))
             .build()
             .with_context(|| format!("set up the client of {name}'s API"))?;
@@ -158,13 +158,28 @@ impl From<Gap> for Fault {
 }
 
 /// The beginning of every client.
-pub(crate) fn client(user_agent: &str) -> ClientBuilder {
-    reqwest::Client::builder()
+pub(crate) fn client(user_agent: &str, target: &str) -> ClientBuilder {
+    let mut builder = reqwest::Client::builder();
+    if is_loopback(target) {
+        builder = builder.no_proxy();
+    }
+    builder
         .user_agent(user_agent)
         .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
         // No service sends us elsewhere; whoever does should not get our token,
         // and a redirected write would become a harmless-looking GET.
         .redirect(Policy::none())
+}
+
+/// Does a URL lead to this machine? No proxy stands between it and itself.
+pub fn is_loopback(url: &str) -> bool {
+    let host = Url::parse(url)
+        .ok()
+        .and_then(|it| Some(it.host_str()?.to_owned()));
+    host.is_some_and(|host| {
+        let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+        host == "localhost" || address.is_ok_and(|it| it.is_loopback())
+    })
 }
 
 /// The body of an answer, unless it is longer than `max`.

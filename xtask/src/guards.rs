@@ -103,8 +103,8 @@ const GUARDS: &[Guard] = &[
     Guard {
         name: "an effect has one id, however often it is tried",
         file: "shared/src/engine.rs",
-        with: "format!(\"{issue}:{key}\")",
-        without: "format!(\"{issue}:{key}:{:?}\", std::time::Instant::now())",
+        with: "format!(\"{id}:{born}:{key}\")",
+        without: "format!(\"{id}:{born}:{key}:{:?}\", std::time::Instant::now())",
     },
 ];
 

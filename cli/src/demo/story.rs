@@ -31,15 +31,18 @@ const BAR_TICK: Duration = Duration::from_millis(120);
 pub(super) struct Story {
     begun: Instant,
     speed: f64,
+    /// One document at the end, and no story.
+    json: bool,
     bars: Option<(MultiProgress, BTreeMap<String, ProgressBar>)>,
 }
 
 impl Story {
-    pub(super) fn begin(identifier: &str, title: &str, url: &str, speed: f64) -> Self {
-        let terminal = std::io::stdout().is_terminal();
+    pub(super) fn begin(identifier: &str, title: &str, url: &str, speed: f64, json: bool) -> Self {
+        let terminal = std::io::stdout().is_terminal() && !json;
         let story = Self {
             begun: Instant::now(),
             speed,
+            json,
             bars: terminal.then(|| (MultiProgress::new(), BTreeMap::new())),
         };
         story.line(&format!("{identifier} \"{title}\" was assigned to cyrus (scripted runs, {speed} times as fast as real ones)"));
@@ -88,15 +91,25 @@ impl Story {
         if let Some((screen, _)) = &self.bars {
             let _ = screen.clear();
         }
+        let minutes_each: f64 = tasks(issue).filter_map(|it| minutes(it, self.speed)).sum();
+        let minutes_all = minutes(issue, self.speed).unwrap_or_default();
+        let minutes_saved = (minutes_each - minutes_all).max(0.0);
+        if self.json {
+            let bill = serde_json::json!({
+                "issue": issue, "minutes_one_after_another": minutes_each,
+                "minutes_together": minutes_all, "minutes_saved": minutes_saved,
+                "merged": merges.len(), "linear": last_word,
+            });
+            println!("{bill:#}");
+            return;
+        }
         println!();
         println!(
             "{:<10} {:<10} {:<9} {:>9} {:>8}",
             "task", "state", "executor", "took", "cost"
         );
-        let mut each = 0.0;
         for task in tasks(issue) {
             let took = minutes(task, self.speed).unwrap_or_default();
-            each += took;
             println!(
                 "{:<10} {:<10} {:<9} {:>5.1} min {:>8}",
                 text(task, "id"),
@@ -106,15 +119,14 @@ impl Story {
                 cost(task),
             );
         }
-        let all = minutes(issue, self.speed).unwrap_or_default();
         println!();
         println!(
             "The bill: ${:.2} (* booked at a flat price: Codegen reports none).",
             issue["spent_usd"].as_f64().unwrap_or_default()
         );
         println!(
-            "One after another: {each:.1} min. Together: {all:.1} min. Saved: {:.1} min.",
-            (each - all).max(0.0)
+            "One after another: {minutes_each:.1} min. Together: {minutes_all:.1} min. Saved: \
+             {minutes_saved:.1} min."
         );
         println!(
             "Merged on GitHub: {} pull requests, each at the commit that was judged.",
@@ -127,6 +139,9 @@ impl Story {
     }
 
     fn line(&self, line: &str) {
+        if self.json {
+            return;
+        }
         match &self.bars {
             Some((screen, _)) => {
                 let _ = screen.println(line);

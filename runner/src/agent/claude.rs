@@ -23,10 +23,8 @@ const COMPLAINT_BYTES_MAX: usize = 500;
 
 /// No calls but to the model, and an end within minutes where the model
 /// service refuses: by default it tries ten times, even against a wrong key.
-pub(super) const ENV: [(&str, &str); 4] = [
+pub(super) const ENV: [(&str, &str); 2] = [
     ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"),
-    ("DISABLE_AUTOUPDATER", "1"),
-    ("DISABLE_TELEMETRY", "1"),
     ("CLAUDE_CODE_MAX_RETRIES", "4"),
 ];
 
@@ -129,11 +127,13 @@ pub(super) fn outcome(
     asked: bool,
 ) -> io::Result<Ending> {
     let seen = Seen::read(output)?;
+    let unspent = matches!(exit.why, ExitWhy::NotStarted { .. }).then_some(0.0);
     let cost_usd = seen
         .result
         .as_ref()
         .and_then(|it| it.get("total_cost_usd")?.as_f64())
-        .filter(|it| it.is_finite() && *it >= 0.0);
+        .filter(|it| it.is_finite() && *it >= 0.0)
+        .or(unspent);
     let result = judge(&seen, exit, complaint, asked).map_err(|(class, message)| Failure {
         class,
         message: clip(message.trim(), REASON_BYTES_MAX),

@@ -3,14 +3,14 @@
 //! The configuration of the repository may have been changed by an agent, so
 //! what it could run inside of our calls (hooks, file system monitors) is off.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use shared::issue::{Failure, FailureClass, clip};
 use tokio::process::Command;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Git;
 use crate::process;
@@ -21,6 +21,10 @@ pub(super) const LOCAL_MAX: Duration = Duration::from_secs(120);
 pub(super) const REMOTE_MAX: Duration = Duration::from_secs(300);
 /// The pause before the remote is asked a second time; it doubles.
 const REMOTE_PAUSE: Duration = Duration::from_millis(500);
+/// How long another git (the user's, or one that outlived us) may hold a lock.
+const LOCK_MAX: Duration = Duration::from_secs(10);
+/// The pause before a lock is tried again.
+const LOCK_PAUSE: Duration = Duration::from_millis(300);
 /// What git says is cut after this many bytes.
 const SAID_BYTES_MAX: usize = 600;
 
@@ -87,7 +91,31 @@ impl Git {
         }
     }
 
+    /// A call that waits for whoever holds a lock of the repository.
     pub(super) async fn call(
+        &self,
+        folder: &Path,
+        args: &[&str],
+        limit: Duration,
+    ) -> Result<Said, Failure> {
+        let until = Instant::now() + LOCK_MAX;
+        loop {
+            let said = self.call_once(folder, args, limit).await?;
+            if !said.locked() {
+                return Ok(said);
+            }
+            if Instant::now() >= until {
+                // Nobody but us works in a worktree of ours: this one was left by a crash.
+                return match said.stale_index().map(std::fs::remove_file) {
+                    Some(Ok(())) => self.call_once(folder, args, limit).await,
+                    Some(Err(_)) | None => Ok(said),
+                };
+            }
+            sleep(LOCK_PAUSE).await;
+        }
+    }
+
+    async fn call_once(
         &self,
         folder: &Path,
         args: &[&str],
@@ -148,6 +176,24 @@ impl Said {
         clip(self.err.trim(), SAID_BYTES_MAX)
     }
 
+    /// Another git holds what this one needs.
+    fn locked(&self) -> bool {
+        self.code != 0
+            && (self.err.contains("cannot lock ref") || self.err.contains(".lock': File exists"))
+    }
+
+    /// The lock of a worktree's own index, if that is what stands in the way.
+    fn stale_index(&self) -> Option<PathBuf> {
+        let path = self
+            .err
+            .split_once("Unable to create '")?
+            .1
+            .split_once('\'')?
+            .0;
+        let ours = path.contains("/worktrees/") && path.ends_with("/index.lock");
+        ours.then(|| PathBuf::from(path))
+    }
+
     /// Asking again would bring the same answer.
     fn final_word(&self) -> bool {
         const WORDS: [&str; 3] = [
@@ -175,7 +221,7 @@ impl Said {
     pub(super) fn class(&self) -> FailureClass {
         if self.refused() {
             FailureClass::Auth
-        } else if self.code == 128 {
+        } else if self.code == 128 || self.locked() {
             FailureClass::Outage
         } else {
             FailureClass::Invalid
@@ -185,7 +231,11 @@ impl Said {
     fn failure(&self, args: &[&str]) -> Failure {
         let verb = verb(args);
         Failure {
-            class: FailureClass::Agent,
+            class: if self.locked() {
+                FailureClass::Outage
+            } else {
+                FailureClass::Agent
+            },
             message: format!("git {verb} failed in the worktree: {}", self.complaint()),
         }
     }

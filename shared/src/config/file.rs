@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::read::Object;
 use super::repository::{self, RepositorySettings};
 use super::secret::{self, Secret};
-use super::{AgentDefaults, ModeTools, Workspace, expand, tools};
+use super::{AgentDefaults, ModeTools, Workspace, expand_home, tools};
 use crate::issue::{Planning, Strategy, Verbosity};
 
 /// USD; more is a slip of the pen.
@@ -374,7 +374,7 @@ pub(super) fn paths(texts: Option<Vec<String>>, at: &Whereabouts<'_>) -> Vec<Str
     let expanded = texts
         .into_iter()
         .flatten()
-        .map(|it| expand(&it, at.user_home));
+        .map(|it| expand_home(&it, at.user_home));
     expanded
         .map(|it| it.to_string_lossy().into_owned())
         .collect()

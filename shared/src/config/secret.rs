@@ -6,7 +6,7 @@ use std::path::Path;
 
 use secrecy::SecretString;
 
-use super::expand;
+use super::expand_home;
 
 /// The longest secret that is read from a file, in bytes.
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
@@ -37,7 +37,7 @@ pub(super) fn resolve(
     };
     match text.split_once(':') {
         Some(("file", path)) => {
-            let path = folder.join(expand(path, user_home));
+            let path = folder.join(expand_home(path, user_home));
             let shown = path.display();
             let size = fs::metadata(&path)
                 .map_err(|it| format!("names `{shown}`: {it}"))?

@@ -12,7 +12,7 @@ use super::file::{COST_OPTIMIZED, COST_RANGE, CodegenKeys, ConfigFile, CostKeys,
 use super::{
     CodegenSettings, Costs, Features, GithubApp, GithubSettings, Limits, LinearClient,
     LinearSettings, PlanningSettings, RunnerSettings, Settings, StorePlace, Workspace, expand,
-    read,
+    expand_home, read,
 };
 use crate::issue::{Planning, Strategy, Verbosity};
 
@@ -113,7 +113,8 @@ pub(super) fn settle(
             concurrency: file.concurrency.unwrap_or(CONCURRENCY) as usize,
             heartbeat: seconds(file.heartbeat_seconds, HEARTBEAT_SECONDS),
             agent_env: file.agent_env,
-            claude_bin: expand(
+            // A bare name is looked for on the agents' PATH.
+            claude_bin: expand_home(
                 variables.env.get("CLAUDE_BIN").unwrap_or("claude"),
                 variables.at.user_home,
             ),

@@ -125,7 +125,7 @@ impl Client {
             auth,
             clock,
         } = options;
-        let http = net::client(concat!("cyrus/", env!("CARGO_PKG_VERSION"))).build()?;
+        let http = net::client(concat!("cyrus/", env!("CARGO_PKG_VERSION")), &api_url).build()?;
         let tokens = Tokens::new(auth, http.clone(), Arc::clone(&clock));
         Ok(Self {
             http,

@@ -247,8 +247,15 @@ fn heads(
 ) -> anyhow::Result<Vec<Head>> {
     let mut statement = connection.prepare_cached(sql)?;
     let rows = statement.query_map(params, |row| row.get::<_, String>(0))?;
-    rows.map(|row| serde_json::from_str(&row?).context("a head that cannot be read"))
-        .collect()
+    let mut heads = Vec::new();
+    for row in rows {
+        // One that cannot be read must not hide the others.
+        match serde_json::from_str(&row?) {
+            Ok(head) => heads.push(head),
+            Err(error) => tracing::error!("a head in the store cannot be read: {error}"),
+        }
+    }
+    Ok(heads)
 }
 
 fn record(seq: i64, at: i64, event: &str) -> anyhow::Result<Record> {

@@ -164,8 +164,8 @@ async fn what_cannot_be_merged_is_refused_with_githubs_words() {
         .lock()
         .close(SLUG, number, stage.clock.now())
         .expect("closed");
-    let closed = format!("https://github.com/{SLUG}/pull/{number} is closed");
-    assert_eq!(stage.merge(number, &sha).await, refused(&closed));
+    // Not a verdict of GitHub's on the commit: the next look hears who closed it.
+    assert_eq!(stage.merge(number, &sha).await, Ok(MergeAnswer::HeadMoved));
     stage.check();
 }
 

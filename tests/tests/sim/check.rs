@@ -177,14 +177,12 @@ fn taken_in_once(id: &IssueId, records: &[Record], broken: &mut Vec<String>) {
 fn last_words(world: &World, id: &IssueId, records: &[Record], broken: &mut Vec<String>) {
     let mut owed: BTreeMap<_, usize> = BTreeMap::new();
     for record in records {
-        match &record.event {
-            Event::Requested(Effect::Say {
-                session,
-                activity: Activity::Response(_) | Activity::Error(_),
-            }) => {
-                *owed.entry(session.clone()).or_default() += 1;
-            }
-            _ => {}
+        if let Event::Requested(Effect::Say {
+            session,
+            activity: Activity::Response(_) | Activity::Error(_),
+        }) = &record.event
+        {
+            *owed.entry(session.clone()).or_default() += 1;
         }
     }
     let rounds = records

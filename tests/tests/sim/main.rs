@@ -77,7 +77,7 @@ type Activity = Pin<Box<dyn Future<Output = Finished>>>;
 
 /// What an activity leaves behind when it is over.
 enum Finished {
-    Heard(Letter, anyhow::Result<Heard>),
+    Heard(Box<Letter>, anyhow::Result<Heard>),
     Acted(IssueId),
     Looked(anyhow::Result<Vec<IssueId>>),
 }
@@ -175,10 +175,11 @@ impl Simulation {
         match finished {
             Finished::Heard(letter, result) => {
                 let issue = letter.issue.clone();
-                if self
-                    .mail
-                    .answered(letter, &result, &mut self.world.lock().expect("one thread"))
-                {
+                if self.mail.answered(
+                    *letter,
+                    &result,
+                    &mut self.world.lock().expect("one thread"),
+                ) {
                     self.wake(at, issue);
                 }
             }
@@ -225,7 +226,7 @@ impl Simulation {
         let engine = Arc::clone(&self.processes[at].engine);
         self.processes[at].activities.push(Box::pin(async move {
             let result = engine.hear(&letter.issue, letter.input.clone()).await;
-            Finished::Heard(letter, result)
+            Finished::Heard(Box::new(letter), result)
         }));
     }
 

@@ -203,7 +203,7 @@ pub(crate) fn meddle(world: &mut World, calm: bool) {
             .get(&pull.job.issue)
             .is_some_and(|(_, policy)| policy.merge == MergeMode::Manual);
         let eager = world.rng.u32(0..1000) < if manual { 60 } else { 1 };
-        if pull.state != PullState::Open || !eager && !(calm && manual) {
+        if pull.state != PullState::Open || !(eager || calm && manual) {
             continue;
         }
         if world.rng.u8(0..6) == 0 {
