@@ -21,7 +21,8 @@ use uuid::Uuid;
 
 use crate::issue::{
     Briefing, Draft, Due, Effect, Event, ExecutorKind, FailureClass, Fault, How, Input, Issue,
-    IssueId, LEASE_SECONDS, Outcome, PullState, RunId, Seq, Task, TaskId, Time, Watch, words,
+    IssueId, LEASE_SECONDS, Outcome, PullState, RunId, Seq, Task, TaskId, Time, Watch, frame,
+    words,
 };
 use crate::ports::{
     Append, AppendError, Executor, Hands, Job, MergeAnswer, MergeAsk, PlanItem, PlanStatus,
@@ -523,8 +524,8 @@ fn job(issue: &Issue, id: &TaskId, executor: ExecutorKind, key: Uuid) -> Result<
         task: id.clone(),
         kind: task.spec.kind,
         title: task.spec.title.clone(),
-        prompt: words::frame(issue, task, executor),
-        answer_schema: words::answer_schema(issue, task),
+        prompt: frame::frame(issue, task, executor),
+        answer_schema: frame::answer_schema(issue, task),
         repository: policy.repository.clone(),
         branch: task.branch.clone().unwrap_or_default(),
         agent: policy.agent.clone(),

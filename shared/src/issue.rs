@@ -5,9 +5,15 @@
 //! [`Record`]s, from which everything here can be told again.
 
 mod advance;
+mod event;
 mod evolve;
+pub mod frame;
+mod outcome;
+mod owed;
 pub mod plan;
+mod policy;
 pub mod route;
+mod sight;
 mod state;
 mod understand;
 pub mod verdict;
@@ -16,11 +22,15 @@ pub mod words;
 use serde::{Deserialize, Serialize};
 
 pub use self::advance::advance;
+pub use self::event::{Event, Record, RoundOutcome, Settled};
 pub use self::evolve::evolve;
+pub use self::owed::{Claim, Doubt, Due, How, Owed};
 pub use self::plan::{Complexity, Spec, TaskKind};
-pub use self::state::{
-    Claim, Due, How, Issue, Owed, Phase, Pull, StopReason, Stopping, Task, TaskState, Watch,
+pub use self::policy::{
+    AgentPolicy, Brief, Briefing, MergeMethod, MergeMode, Planning, Policy, Repository, Strategy,
+    Verbosity,
 };
+pub use self::state::{Issue, Phase, Pull, StopReason, Stopping, Task, TaskState, Watch};
 pub use self::verdict::{Check, CheckState, PullFacts, PullState};
 
 /// A moment, to the nanosecond, UTC.
@@ -199,76 +209,6 @@ pub enum Outcome {
     MergeRefused { why: String },
 }
 
-/// The issue as read from Linear, and the policy for it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Briefing {
-    pub brief: Brief,
-    pub policy: Policy,
-}
-
-/// What Linear knows about the issue that matters for the work. Untrusted text.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Brief {
-    pub identifier: String,
-    pub title: String,
-    pub description: String,
-    pub url: String,
-    pub team_key: String,
-    pub project: Option<String>,
-    pub labels: Vec<String>,
-    pub estimate: Option<f64>,
-}
-
-/// What the configuration says about one issue, recorded when work on it begins.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Policy {
-    pub repository: Repository,
-    pub planning: Planning,
-    /// The mode that the issue's labels ask for, if any.
-    pub mode: Option<TaskKind>,
-    pub bug: bool,
-    pub strategy: Strategy,
-    pub merge: MergeMode,
-    pub method: MergeMethod,
-    pub required_checks: Vec<String>,
-    pub check_grace_seconds: i64,
-    pub tasks_max: usize,
-    pub parallel_max: usize,
-    pub attempts_max: u32,
-    pub task_timeout_seconds: i64,
-    /// What a run without a reported cost is booked at, USD.
-    pub cost_per_run: f64,
-    /// The cap of one run, USD.
-    pub cost_per_task_max: Option<f64>,
-    pub cost_per_issue_max: Option<f64>,
-    pub verbosity: Verbosity,
-    pub agent: AgentPolicy,
-}
-
-/// Where the work happens.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Repository {
-    /// Its id in `config.json`.
-    pub id: String,
-    /// The clone on the runner's machine.
-    pub path: String,
-    pub workspace_dir: String,
-    pub base_branch: String,
-    /// `owner/name` at the forge.
-    pub slug: String,
-}
-
-/// How an agent program is to be run in this repository.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AgentPolicy {
-    pub model: Option<String>,
-    pub fallback_model: Option<String>,
-    pub allowed_tools: Vec<String>,
-    pub disallowed_tools: Vec<String>,
-    pub mcp: Vec<String>,
-    pub append_instruction: Option<String>,
-}
-
 macro_rules! words_enum {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
         $(#[$doc])*
@@ -299,37 +239,6 @@ macro_rules! words_enum {
 }
 pub(crate) use words_enum;
 
-words_enum! {
-    /// When an issue is planned.
-    Planning {
-        Auto = "auto",
-        Always = "always",
-        Never = "never",
-        /// Only under an orchestrator label: a configuration without a `codegen` section.
-        Labelled = "labelled",
-    }
-}
-words_enum! {
-    /// Which executors may be used for what.
-    Strategy {
-        LocalOnly = "local-only",
-        CloudOnly = "cloud-only",
-        HybridSmart = "hybrid-smart",
-        HybridParallel = "hybrid-parallel",
-    }
-}
-words_enum! {
-    /// Who merges.
-    MergeMode { Auto = "auto", Manual = "manual" }
-}
-words_enum! {
-    /// How a pull request becomes part of the base branch.
-    MergeMethod { Squash = "squash", Merge = "merge", Rebase = "rebase" }
-}
-words_enum! {
-    /// How much is said in Linear.
-    Verbosity { Quiet = "quiet", Normal = "normal", Verbose = "verbose" }
-}
 words_enum! {
     /// Where a run happens.
     ExecutorKind { Local = "local", Codegen = "codegen" }
@@ -497,165 +406,6 @@ pub enum Activity {
 words_enum! {
     /// The two places where an issue's state in Linear is moved to.
     Stage { Started = "started", Completed = "completed" }
-}
-
-// ───────────────────────────── what happened ─────────────────────────────
-
-/// Something that happened, as the log remembers it. Past tense; never changed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Event {
-    /// A session was opened. On an issue that is new or done, a round begins.
-    Opened(Opening),
-    /// A person wrote something; in a round it goes along with what starts later.
-    Prompted {
-        session: SessionId,
-        activity: String,
-        text: String,
-    },
-    /// A prompt after the end: a new round of the same issue.
-    Reopened {
-        session: SessionId,
-        activity: String,
-        text: String,
-        at: Time,
-    },
-    /// A person came back while a round was being brought to its end; it is
-    /// taken up afterwards. `text`: what they wrote, if they did.
-    Deferred {
-        session: SessionId,
-        activity: Option<String>,
-        text: Option<String>,
-        at: Time,
-    },
-    /// What was deferred is taken up: a new round.
-    TakenUp,
-    CancelAsked {
-        why: CancelReason,
-    },
-    Briefed(Box<Briefing>),
-    /// The issue cannot be worked on; the sentence says why.
-    Unserved {
-        why: String,
-    },
-    /// The tasks there are, once the way is clear: `plan`, or `main` alone.
-    Laid {
-        tasks: Vec<Spec>,
-    },
-    /// The plan was accepted.
-    Planned {
-        summary: String,
-        tasks: Vec<Spec>,
-    },
-    /// The answer was no plan; `why` goes back with the next run.
-    PlanRejected {
-        why: String,
-    },
-    /// A task is held up by something that people should know of, or no more.
-    Held {
-        task: TaskId,
-        why: Option<String>,
-    },
-    /// The executor of a task's next attempt was chosen.
-    Routed {
-        task: TaskId,
-        executor: ExecutorKind,
-        why: String,
-    },
-    Requested(Effect),
-    Claimed {
-        key: Seq,
-        until: Time,
-    },
-    Performed {
-        key: Seq,
-        outcome: Outcome,
-    },
-    Faulted {
-        key: Seq,
-        fault: Fault,
-        retry_at: Time,
-    },
-    /// A doubtful effect was looked for and not found.
-    Searched {
-        key: Seq,
-        certain: bool,
-    },
-    GaveUp {
-        key: Seq,
-        why: String,
-    },
-    /// A run that waited works now.
-    Began {
-        task: TaskId,
-    },
-    /// A run takes too long and is to be stopped.
-    Overran {
-        task: TaskId,
-    },
-    /// A run ended: its cost is settled.
-    Ended {
-        task: TaskId,
-        ending: Ending,
-        cost_usd: f64,
-        cost_is_estimate: bool,
-    },
-    /// The task will be tried again.
-    Retried {
-        task: TaskId,
-        not_before: Time,
-        why: String,
-    },
-    /// The task's pull request has this head.
-    HeadSeen {
-        task: TaskId,
-        number: u64,
-        url: String,
-        branch: String,
-        sha: String,
-    },
-    /// This commit may be merged.
-    Approved {
-        task: TaskId,
-        sha: String,
-        why: String,
-    },
-    /// The commit waits for a person's merge.
-    Readied {
-        task: TaskId,
-    },
-    Merged {
-        task: TaskId,
-        sha: String,
-    },
-    /// The task is over without a merge.
-    Settled {
-        task: TaskId,
-        verdict: Settled,
-        why: String,
-    },
-    /// Everybody was told how the round ended.
-    Reported,
-    /// The round is over.
-    Done {
-        outcome: RoundOutcome,
-    },
-}
-
-words_enum! {
-    /// How a task can be over without a merge.
-    Settled { Succeeded = "succeeded", Failed = "failed", Skipped = "skipped", Cancelled = "cancelled" }
-}
-words_enum! {
-    /// How a round can end.
-    RoundOutcome { Succeeded = "succeeded", Failed = "failed", Cancelled = "cancelled" }
-}
-
-/// An event where and when it was written.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    pub seq: Seq,
-    pub at: Time,
-    pub event: Event,
 }
 
 /// What an input means for an issue: the events to write, none if it changes nothing.

@@ -5,7 +5,7 @@ use shared::issue::{
     AgentPolicy, Brief, Briefing, CancelReason, Check, CheckState, Draft, Due, Effect, Ending,
     Failure, FailureClass, Fault, How, Input, Issue, IssueId, MergeMethod, MergeMode, Opening,
     Outcome, Planning, Policy, PullFacts, PullState, Repository, RunResult, SessionId, Sight,
-    Strategy, TaskId, Time, Verbosity, words,
+    Strategy, TaskId, Time, Verbosity, frame, words,
 };
 
 struct Story {
@@ -476,10 +476,10 @@ fn a_plan_that_is_none_is_sent_back_once() {
         .issue
         .task(&TaskId::from("plan"))
         .expect("the plan task");
-    let frame = words::frame(&story.issue, plan, shared::issue::ExecutorKind::Local);
+    let framed = frame::frame(&story.issue, plan, shared::issue::ExecutorKind::Local);
     assert!(
-        frame.contains("could not be used: the tasks depend on each other in a circle"),
-        "{frame}"
+        framed.contains("could not be used: the tasks depend on each other in a circle"),
+        "{framed}"
     );
     story.make_all(nothing_held);
     let answer = Some(format!(r#"{{"tasks":[{loops}]}}"#));
@@ -721,10 +721,10 @@ fn a_remark_goes_along_with_what_starts_later() {
     story.prompt("s1", "p1", "use tabs");
     check(story.prompt("s1", "p1", "use tabs"), &[]);
     let b = story.issue.task(&TaskId::from("b")).expect("b");
-    let frame = words::frame(&story.issue, b, shared::issue::ExecutorKind::Codegen);
+    let framed = frame::frame(&story.issue, b, shared::issue::ExecutorKind::Codegen);
     assert!(
-        frame.contains("- use tabs") && frame.contains("\ndo b\n"),
-        "{frame}"
+        framed.contains("- use tabs") && framed.contains("\ndo b\n"),
+        "{framed}"
     );
 }
 

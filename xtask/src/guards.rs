@@ -24,7 +24,7 @@ struct Guard {
 const GUARDS: &[Guard] = &[
     Guard {
         name: "a lapsed claim on a start is looked into",
-        file: "shared/src/issue/state.rs",
+        file: "shared/src/issue/owed.rs",
         with: "(self.doubt.is_some() || self.claimed.is_some())",
         without: "self.doubt.is_some()",
     },
@@ -36,7 +36,7 @@ const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "an outcome counts only under its own claim",
-        file: "shared/src/issue/understand.rs",
+        file: "shared/src/issue/outcome.rs",
         with: "held.is_some_and(|it| it.seq == claim)",
         without: "held.is_some() || claim == 0",
     },
@@ -60,7 +60,7 @@ const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "an answer about another run is not this run's",
-        file: "shared/src/issue/understand.rs",
+        file: "shared/src/issue/sight.rs",
         with: "    if ours != run {\n        return;\n    }",
         without: "",
     },
@@ -90,7 +90,7 @@ const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "a cancelled issue's merge is not made again",
-        file: "shared/src/issue/state.rs",
+        file: "shared/src/issue/owed.rs",
         with: "let unwanted_merge = self.withdrawn && matches!(self.effect, Effect::Merge { .. });",
         without: "let unwanted_merge = false;",
     },

@@ -5,7 +5,8 @@
 use jiff::SignedDuration;
 
 use super::plan::{self, MAIN, PLAN, Way};
-use super::understand::{ended, settle};
+use super::sight::ended;
+use super::understand::settle;
 use super::{
     Activity, Draft, Effect, Ending, Event, ExecutorKind, Failure, FailureClass, Issue, MergeMode,
     Policy, RunId, STOP_PATIENCE_SECONDS, Settled, Spec, Stage, Task, TaskId, TaskKind, TaskState,

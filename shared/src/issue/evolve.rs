@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 
-use super::state::{Doubt, Owed, Pull};
+use super::owed::{Doubt, Owed};
+use super::state::Pull;
 use super::{
     Activity, Claim, Effect, Event, Fault, Issue, Outcome, Record, Seq, Settled, Spec, StopReason,
     Stopping, Task, TaskId, TaskState, Time, words,

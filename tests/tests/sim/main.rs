@@ -10,6 +10,7 @@
 
 mod check;
 mod people;
+mod ports;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +26,8 @@ use shared::ports::{Executor, Hands};
 use shared::store::memory::MemoryLog;
 
 use self::people::{Letter, Mail};
-use self::world::{Runs, Shared, Store, View, Weather, World};
+use self::ports::{Runs, Store, View};
+use self::world::{Shared, Weather, World};
 
 /// Seeds in every test run; `SIM_SEEDS` says otherwise.
 const SEEDS: u64 = 500;

@@ -1,0 +1,165 @@
+//! What happened, as the log remembers it.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Briefing, CancelReason, Effect, Ending, ExecutorKind, Fault, Opening, Outcome, Seq, SessionId,
+    Spec, TaskId, Time, words_enum,
+};
+
+/// Something that happened, as the log remembers it. Past tense; never changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// A session was opened. On an issue that is new or done, a round begins.
+    Opened(Opening),
+    /// A person wrote something; in a round it goes along with what starts later.
+    Prompted {
+        session: SessionId,
+        activity: String,
+        text: String,
+    },
+    /// A prompt after the end: a new round of the same issue.
+    Reopened {
+        session: SessionId,
+        activity: String,
+        text: String,
+        at: Time,
+    },
+    /// A person came back while a round was being brought to its end; it is
+    /// taken up afterwards. `text`: what they wrote, if they did.
+    Deferred {
+        session: SessionId,
+        activity: Option<String>,
+        text: Option<String>,
+        at: Time,
+    },
+    /// What was deferred is taken up: a new round.
+    TakenUp,
+    CancelAsked {
+        why: CancelReason,
+    },
+    Briefed(Box<Briefing>),
+    /// The issue cannot be worked on; the sentence says why.
+    Unserved {
+        why: String,
+    },
+    /// The tasks there are, once the way is clear: `plan`, or `main` alone.
+    Laid {
+        tasks: Vec<Spec>,
+    },
+    /// The plan was accepted.
+    Planned {
+        summary: String,
+        tasks: Vec<Spec>,
+    },
+    /// The answer was no plan; `why` goes back with the next run.
+    PlanRejected {
+        why: String,
+    },
+    /// A task is held up by something that people should know of, or no more.
+    Held {
+        task: TaskId,
+        why: Option<String>,
+    },
+    /// The executor of a task's next attempt was chosen.
+    Routed {
+        task: TaskId,
+        executor: ExecutorKind,
+        why: String,
+    },
+    Requested(Effect),
+    Claimed {
+        key: Seq,
+        until: Time,
+    },
+    Performed {
+        key: Seq,
+        outcome: Outcome,
+    },
+    Faulted {
+        key: Seq,
+        fault: Fault,
+        retry_at: Time,
+    },
+    /// A doubtful effect was looked for and not found.
+    Searched {
+        key: Seq,
+        certain: bool,
+    },
+    GaveUp {
+        key: Seq,
+        why: String,
+    },
+    /// A run that waited works now.
+    Began {
+        task: TaskId,
+    },
+    /// A run takes too long and is to be stopped.
+    Overran {
+        task: TaskId,
+    },
+    /// A run ended: its cost is settled.
+    Ended {
+        task: TaskId,
+        ending: Ending,
+        cost_usd: f64,
+        cost_is_estimate: bool,
+    },
+    /// The task will be tried again.
+    Retried {
+        task: TaskId,
+        not_before: Time,
+        why: String,
+    },
+    /// The task's pull request has this head.
+    HeadSeen {
+        task: TaskId,
+        number: u64,
+        url: String,
+        branch: String,
+        sha: String,
+    },
+    /// This commit may be merged.
+    Approved {
+        task: TaskId,
+        sha: String,
+        why: String,
+    },
+    /// The commit waits for a person's merge.
+    Readied {
+        task: TaskId,
+    },
+    Merged {
+        task: TaskId,
+        sha: String,
+    },
+    /// The task is over without a merge.
+    Settled {
+        task: TaskId,
+        verdict: Settled,
+        why: String,
+    },
+    /// Everybody was told how the round ended.
+    Reported,
+    /// The round is over.
+    Done {
+        outcome: RoundOutcome,
+    },
+}
+
+words_enum! {
+    /// How a task can be over without a merge.
+    Settled { Succeeded = "succeeded", Failed = "failed", Skipped = "skipped", Cancelled = "cancelled" }
+}
+words_enum! {
+    /// How a round can end.
+    RoundOutcome { Succeeded = "succeeded", Failed = "failed", Cancelled = "cancelled" }
+}
+
+/// An event where and when it was written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub seq: Seq,
+    pub at: Time,
+    pub event: Event,
+}

@@ -1,0 +1,322 @@
+//! What a look shows: how runs and pull requests stand, and what that means.
+
+use super::evolve::backoff;
+use super::plan::{self, PLAN};
+use super::understand::{hold, settle, tell};
+use super::verdict::{self, Verdict};
+use super::{
+    COST_USD_MAX, Draft, Effect, Ending, Event, ExecutorKind, Failure, FailureClass, HELD_SECONDS,
+    MergeMode, PLAN_REJECTIONS_MAX, PULL_GRACE_SECONDS, PullFacts, REASON_BYTES_MAX, RunId,
+    Settled, Sight, StopReason, TaskId, TaskKind, TaskState, clip, words,
+};
+
+/// A run that its executor does not know is believed to be gone after this long.
+const GONE_GRACE_SECONDS: i64 = 60;
+
+pub(super) fn saw_run(draft: &mut Draft, id: &TaskId, run: &RunId, sight: Sight) {
+    let Some(task) = draft.issue.task(id) else {
+        return;
+    };
+    let TaskState::Running {
+        run: ours,
+        since,
+        begun,
+        stopping,
+    } = &task.state
+    else {
+        return;
+    };
+    if ours != run {
+        return;
+    }
+    let (since, begun, stopping) = (*since, *begun, *stopping);
+    hold(draft, id, None);
+    match sight {
+        // What was made a moment ago may not have reached every reader over there.
+        Sight::Gone if draft.now.duration_since(since).as_secs() < GONE_GRACE_SECONDS => {}
+        Sight::Waiting => {}
+        Sight::Working if begun.is_none() => draft.emit(Event::Began { task: id.clone() }),
+        Sight::Working => {}
+        Sight::Gone => {
+            let message = "the executor does not know its run any more".to_owned();
+            let failure = Failure {
+                class: FailureClass::Lost,
+                message,
+            };
+            let ending = Ending {
+                result: Err(failure),
+                cost_usd: None,
+            };
+            ended(draft, id, ending, stopping.map(|it| it.reason));
+        }
+        Sight::Ended(ending) => ended(draft, id, ending, stopping.map(|it| it.reason)),
+    }
+}
+
+/// A run is over: its cost is booked, and its result is looked into.
+pub(super) fn ended(draft: &mut Draft, id: &TaskId, ending: Ending, stopped: Option<StopReason>) {
+    let Some(task) = draft.issue.task(id) else {
+        return;
+    };
+    let (kind, executor) = (task.spec.kind, task.executor);
+    let mut ending = ending;
+    if let Ok(result) = &mut ending.result {
+        result.text = clip(&result.text, super::TEXT_BYTES_MAX);
+    }
+    if let Err(failure) = &mut ending.result {
+        failure.message = clip(&failure.message, REASON_BYTES_MAX);
+    }
+    let (cost_usd, cost_is_estimate) = book(draft, ending.cost_usd, executor);
+    // The answer is written once, where the plan is; here it would be written twice.
+    let result = ending.result.clone();
+    if let Ok(result) = &mut ending.result {
+        result.answer = None;
+    }
+    draft.emit(Event::Ended {
+        task: id.clone(),
+        ending,
+        cost_usd,
+        cost_is_estimate,
+    });
+    if draft.issue.cancelled.is_some() {
+        settle(
+            draft,
+            id,
+            Settled::Cancelled,
+            words::cancelled(&draft.issue),
+        );
+        return;
+    }
+    match result {
+        Ok(result) => match kind {
+            TaskKind::Orchestrator => planned(draft, result.answer.as_deref()),
+            TaskKind::Scoper | TaskKind::Reviewer => {
+                settle(draft, id, Settled::Succeeded, "it has answered".into());
+            }
+            TaskKind::Builder | TaskKind::Debugger if result.changed == Some(false) => {
+                let message = "the agent changed nothing".to_owned();
+                failed(
+                    draft,
+                    id,
+                    Failure {
+                        class: FailureClass::Agent,
+                        message,
+                    },
+                );
+            }
+            TaskKind::Builder | TaskKind::Debugger => {}
+        },
+        Err(_) if stopped == Some(StopReason::Overran) => {
+            let message = words::overran(&draft.issue);
+            failed(
+                draft,
+                id,
+                Failure {
+                    class: FailureClass::Timeout,
+                    message,
+                },
+            );
+        }
+        // An agent that answers with no plan has answered with a bad one.
+        Err(failure) if kind == TaskKind::Orchestrator && failure.class == FailureClass::Agent => {
+            plan_rejected(draft, &failure.message);
+        }
+        Err(failure) => failed(draft, id, failure),
+    }
+}
+
+fn book(draft: &Draft, reported: Option<f64>, executor: Option<ExecutorKind>) -> (f64, bool) {
+    let policy = draft.issue.policy.as_ref();
+    match reported.filter(|usd| (0.0..=COST_USD_MAX).contains(usd)) {
+        Some(usd) => (usd, false),
+        // Codegen reports nothing: a run is booked at a flat price.
+        None if executor == Some(ExecutorKind::Codegen) => {
+            (policy.map_or(0.0, |it| it.cost_per_run), true)
+        }
+        // What is not known counts as all that it may have cost.
+        None => (
+            policy.and_then(|it| it.cost_per_task_max).unwrap_or(0.0),
+            true,
+        ),
+    }
+}
+
+fn planned(draft: &mut Draft, answer: Option<&str>) {
+    let id = TaskId::from(PLAN);
+    let tasks_max = draft.issue.policy.as_ref().map_or(0, |it| it.tasks_max);
+    let plan = match answer {
+        Some(answer) => plan::parse(answer, tasks_max),
+        None => Err(plan::PlanError::NotJson(
+            "there was no structured answer".into(),
+        )),
+    };
+    match plan {
+        Ok(plan) => {
+            draft.emit(Event::Planned {
+                summary: plan.summary,
+                tasks: plan.tasks,
+            });
+            settle(
+                draft,
+                &id,
+                Settled::Succeeded,
+                "the plan is accepted".into(),
+            );
+            tell(draft, words::planned(&draft.issue));
+        }
+        Err(error) => plan_rejected(draft, &error.to_string()),
+    }
+}
+
+/// The answer was no plan: once more with the reason, or the plan has failed.
+fn plan_rejected(draft: &mut Draft, why: &str) {
+    let id = TaskId::from(PLAN);
+    let why = clip(why, REASON_BYTES_MAX);
+    let last = draft.issue.plan_rejections >= PLAN_REJECTIONS_MAX;
+    draft.emit(Event::PlanRejected { why: why.clone() });
+    if last {
+        let why = format!("there is no usable plan: {why}");
+        settle(draft, &id, Settled::Failed, why);
+    } else {
+        tell(draft, words::plan_rejected(&why));
+        draft.emit(Event::Retried {
+            task: id,
+            not_before: draft.now,
+            why,
+        });
+    }
+}
+
+/// A run failed: once more, or the task has failed.
+fn failed(draft: &mut Draft, id: &TaskId, failure: Failure) {
+    let Some(task) = draft.issue.task(id) else {
+        return;
+    };
+    let attempts_max = draft.issue.policy.as_ref().map_or(1, |it| it.attempts_max);
+    if failure.class.worth_another_run() && task.attempt < attempts_max {
+        let not_before = draft.now + backoff(task.attempt, draft.issue.seq);
+        tell(draft, words::retried(&draft.issue, id, &failure));
+        draft.emit(Event::Retried {
+            task: id.clone(),
+            not_before,
+            why: failure.message,
+        });
+    } else {
+        settle(draft, id, Settled::Failed, failure.message);
+    }
+}
+
+pub(super) fn saw_pull(draft: &mut Draft, id: &TaskId, facts: Option<PullFacts>) {
+    let (Some(task), Some(policy)) = (draft.issue.task(id), draft.issue.policy.clone()) else {
+        return;
+    };
+    let since = match &task.state {
+        TaskState::Seeking { since } => Some(*since),
+        TaskState::Judging | TaskState::Approved { .. } | TaskState::Ready => None,
+        TaskState::Todo
+        | TaskState::Starting { .. }
+        | TaskState::Running { .. }
+        | TaskState::Merging { .. }
+        | TaskState::Merged
+        | TaskState::Succeeded
+        | TaskState::Failed
+        | TaskState::Skipped
+        | TaskState::Cancelled => return,
+    };
+    let Some(facts) = facts else {
+        let waited = since.map(|since| draft.now.duration_since(since).as_secs());
+        if waited.is_some_and(|it| it >= PULL_GRACE_SECONDS) {
+            let message = words::no_pull(&draft.issue, id);
+            failed(
+                draft,
+                id,
+                Failure {
+                    class: FailureClass::Agent,
+                    message,
+                },
+            );
+        }
+        return;
+    };
+    let known = task.pull.as_ref().filter(|pull| pull.sha == facts.head_sha);
+    let (is_new, seen) = (known.is_none(), known.map_or(draft.now, |pull| pull.seen));
+    let first_sight = task.pull.is_none();
+    let marker = words::marker(&draft.issue, id);
+    let verdict = verdict::judge(&facts, task, &marker, &policy, seen, draft.now);
+    if let Verdict::Foreign(why) = verdict {
+        settle(
+            draft,
+            id,
+            Settled::Failed,
+            format!("its pull request is not ours: {why}"),
+        );
+        return;
+    }
+    if is_new {
+        draft.emit(Event::HeadSeen {
+            task: id.clone(),
+            number: facts.number,
+            url: facts.url.clone(),
+            branch: facts.head_branch.clone(),
+            sha: facts.head_sha.clone(),
+        });
+    }
+    if first_sight {
+        let label = words::pull_label(id, facts.number);
+        for session in draft.issue.sessions.clone() {
+            draft.request(Effect::Link {
+                session,
+                label: label.clone(),
+                url: facts.url.clone(),
+            });
+        }
+    }
+    let judging = draft
+        .issue
+        .task(id)
+        .is_some_and(|it| it.state == TaskState::Judging);
+    match verdict {
+        Verdict::Merged => merged(draft, id, facts.head_sha),
+        Verdict::Closed => {
+            settle(
+                draft,
+                id,
+                Settled::Cancelled,
+                format!("{} was closed without a merge", facts.url),
+            );
+        }
+        // What waits for a person is that person's to judge.
+        Verdict::Red(why)
+            if draft
+                .issue
+                .task(id)
+                .is_some_and(|it| it.state != TaskState::Ready) =>
+        {
+            settle(draft, id, Settled::Failed, why);
+        }
+        Verdict::Green(why) if judging => {
+            draft.emit(Event::Approved {
+                task: id.clone(),
+                sha: facts.head_sha,
+                why,
+            });
+            if policy.merge == MergeMode::Manual {
+                draft.emit(Event::Readied { task: id.clone() });
+                tell(draft, words::ready(&draft.issue, id));
+            }
+        }
+        Verdict::Wait(why) if draft.now.duration_since(seen).as_secs() >= HELD_SECONDS => {
+            hold(draft, id, Some(why));
+        }
+        Verdict::Wait(_) => hold(draft, id, None),
+        Verdict::Red(_) | Verdict::Green(_) | Verdict::Foreign(_) => {}
+    }
+}
+
+pub(super) fn merged(draft: &mut Draft, id: &TaskId, sha: String) {
+    draft.emit(Event::Merged {
+        task: id.clone(),
+        sha,
+    });
+    tell(draft, words::merged(&draft.issue, id));
+}

@@ -1,0 +1,395 @@
+//! The ports, kept by the simulated world. Each call yields before and after it
+//! takes effect, and may fail at either point.
+
+use std::future::poll_fn;
+use std::sync::{Arc, MutexGuard};
+use std::task::Poll;
+
+use async_trait::async_trait;
+use shared::issue::{
+    Activity, Brief, Effect, Event, ExecutorKind, FailureClass, Fault, IssueId, Policy, PullFacts,
+    RunId, SessionId, Sight, Stage, Time,
+};
+use shared::ports::{
+    Append, AppendError, Clock, Executor, Forge, Head, Job, Log, MergeAnswer, MergeAsk, OpenAsk,
+    Opened, PlanItem, Policies, PullAsk, Settlement, Started, Tracker,
+};
+use shared::store::memory::MemoryLog;
+use uuid::Uuid;
+
+use crate::world::{CALL_SECONDS_MAX, Shared, World};
+
+/// One process's view of the world.
+#[derive(Clone)]
+pub(crate) struct View(pub Shared);
+
+/// Where a call's trouble strikes.
+enum Trouble {
+    None,
+    Before(Fault),
+    After(Fault),
+}
+
+impl View {
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().expect("the simulation has one thread")
+    }
+
+    /// Gives way to the others a few times.
+    async fn give_way(&self) {
+        let mut turns = {
+            let mut world = self.world();
+            // Now and then much happens meanwhile.
+            if world.rng.u8(0..40) == 0 {
+                world.rng.u16(0..400)
+            } else {
+                world.rng.u16(0..4)
+            }
+        };
+        poll_fn(|context| {
+            if turns == 0 {
+                return Poll::Ready(());
+            }
+            turns -= 1;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// A call to the outside: it waits, takes effect, waits, and answers; each
+    /// of which may go wrong. A call that takes too long has no effect.
+    async fn call<T>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce(&mut World) -> T,
+    ) -> Result<T, Fault> {
+        let (begun, trouble) = {
+            let mut world = self.world();
+            let (before, after, busy) = (
+                world.weather.fault_before,
+                world.weather.fault_after,
+                world.weather.busy,
+            );
+            let trouble = if world.dice(busy) {
+                world.visit("somebody was too busy");
+                let retry_after_seconds = world.rng.bool().then_some(7);
+                Trouble::Before(Fault::Busy {
+                    why: format!("{name}: busy"),
+                    retry_after_seconds,
+                })
+            } else if world.dice(before) {
+                Trouble::Before(Fault::Transient {
+                    why: format!("{name}: no connection"),
+                })
+            } else if world.dice(after) {
+                Trouble::After(Fault::Ambiguous {
+                    why: format!("{name}: the reply was lost"),
+                })
+            } else {
+                Trouble::None
+            };
+            (world.now, trouble)
+        };
+        self.give_way().await;
+        let late = |world: &World| world.now.duration_since(begun).as_secs() > CALL_SECONDS_MAX;
+        let answer = {
+            let mut world = self.world();
+            if late(&world) {
+                world.visit("a call timed out before it took effect");
+                return Err(Fault::Ambiguous {
+                    why: format!("{name}: timed out"),
+                });
+            }
+            if let Trouble::Before(fault) = trouble {
+                return Err(fault);
+            }
+            work(&mut world)
+        };
+        self.give_way().await;
+        let mut world = self.world();
+        if late(&world) {
+            world.visit("a call timed out after it took effect");
+            return Err(Fault::Ambiguous {
+                why: format!("{name}: timed out"),
+            });
+        }
+        match trouble {
+            Trouble::After(fault) => {
+                world.visit("a reply was lost although the thing was done");
+                Err(fault)
+            }
+            Trouble::None | Trouble::Before(_) => Ok(answer),
+        }
+    }
+}
+
+impl Clock for View {
+    fn now(&self) -> Time {
+        self.world().now
+    }
+}
+
+impl Policies for View {
+    fn policy(&self, brief: &Brief) -> Result<Policy, String> {
+        let world = self.world();
+        let found = world
+            .issues
+            .values()
+            .find(|(it, _)| it.identifier == brief.identifier);
+        found
+            .map(|(_, policy)| policy.clone())
+            .ok_or_else(|| "no repository serves it".into())
+    }
+}
+
+#[async_trait]
+impl Tracker for View {
+    async fn read(&self, issue: &IssueId) -> Result<Brief, Fault> {
+        self.call("read", |world| world.issues[issue].0.clone())
+            .await
+    }
+
+    async fn say(&self, id: Uuid, session: &SessionId, activity: &Activity) -> Result<(), Fault> {
+        self.call("say", |world| {
+            let said = world.said.entry(session.clone()).or_default();
+            if said.iter().any(|(known, _)| *known == id) {
+                world.visit("Linear refused to say a thing twice");
+            } else {
+                said.push((id, activity.clone()));
+            }
+        })
+        .await
+    }
+
+    async fn show_plan(&self, session: &SessionId, items: &[PlanItem]) -> Result<(), Fault> {
+        self.call("plan", |world| {
+            world.plans.insert(session.clone(), items.to_vec());
+        })
+        .await
+    }
+
+    async fn link(&self, _session: &SessionId, _label: &str, _url: &str) -> Result<(), Fault> {
+        self.call("link", |_| ()).await
+    }
+
+    async fn set_stage(&self, issue: &IssueId, stage: Stage) -> Result<(), Fault> {
+        self.call("stage", |world| {
+            world.stages.entry(issue.clone()).or_default().push(stage)
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Forge for View {
+    async fn facts(&self, asks: &[PullAsk]) -> Vec<Result<Option<PullFacts>, Fault>> {
+        let mut answers = Vec::new();
+        for ask in asks {
+            answers.push(self.call("facts", |world| world.facts(ask)).await);
+        }
+        answers
+    }
+
+    async fn merge(&self, ask: &MergeAsk) -> Result<MergeAnswer, Fault> {
+        self.call("merge", |world| world.merge(ask)).await
+    }
+
+    async fn open(&self, _ask: &OpenAsk) -> Result<Opened, Fault> {
+        Err(Fault::Permanent {
+            class: FailureClass::Invalid,
+            why: "runs open their own".into(),
+        })
+    }
+}
+
+/// An executor of the simulated world. The local one knows its runs by their
+/// keys; the far one has to be searched, and its list lags behind.
+pub(crate) struct Runs {
+    pub(crate) view: View,
+    pub(crate) kind: ExecutorKind,
+}
+
+#[async_trait]
+impl Executor for Runs {
+    fn kind(&self) -> ExecutorKind {
+        self.kind
+    }
+
+    async fn start(&self, job: &Job) -> Result<Started, Fault> {
+        let run = self
+            .view
+            .call("start", |world| {
+                let known = world.runs.iter().find(|run| run.job.key == job.key);
+                match known.filter(|_| self.kind == ExecutorKind::Local) {
+                    Some(run) => run.id.clone(),
+                    None => world.create(self.kind, job),
+                }
+            })
+            .await?;
+        Ok(Started {
+            run,
+            url: None,
+            begun: false,
+        })
+    }
+
+    async fn settle(&self, job: &Job) -> Result<Settlement, Fault> {
+        let local = self.kind == ExecutorKind::Local;
+        let found = self
+            .view
+            .call("settle", |world| {
+                let now = world.now;
+                let run = world
+                    .runs
+                    .iter()
+                    .find(|run| run.job.key == job.key && (local || run.visible <= now));
+                let found = run.map(|run| run.id.clone());
+                world.visit(match found {
+                    Some(_) => "a doubtful start was found",
+                    None => "a doubtful start was not found",
+                });
+                found
+            })
+            .await?;
+        Ok(match found {
+            Some(run) => Settlement::Found(Started {
+                run,
+                url: None,
+                begun: false,
+            }),
+            None => Settlement::Absent { certain: local },
+        })
+    }
+
+    async fn observe(&self, runs: &[RunId]) -> Vec<Result<Sight, Fault>> {
+        let answer = self
+            .view
+            .call("observe", |w| {
+                runs.iter().map(|it| w.sight(it)).collect::<Vec<_>>()
+            })
+            .await;
+        match answer {
+            Ok(sights) => sights.into_iter().map(Ok).collect(),
+            Err(fault) => runs.iter().map(|_| Err(fault.clone())).collect(),
+        }
+    }
+
+    async fn stop(&self, run: &RunId) -> Result<(), Fault> {
+        self.view
+            .call("stop", |world| {
+                let at = world.now + world.seconds(0..=20);
+                world.note(format!("asked {run} to stop"));
+                if let Some(run) = world.runs.iter_mut().find(|it| it.id == *run) {
+                    run.stopped.get_or_insert(at);
+                }
+            })
+            .await
+    }
+}
+
+/// The memory store, with trouble of its own.
+#[derive(Clone)]
+pub(crate) struct Store {
+    pub(crate) view: View,
+    pub(crate) inner: Arc<MemoryLog>,
+}
+
+#[async_trait]
+impl Log for Store {
+    async fn read(
+        &self,
+        issue: &IssueId,
+        after: u64,
+    ) -> anyhow::Result<Vec<shared::issue::Record>> {
+        self.view.give_way().await;
+        self.inner.read(issue, after).await
+    }
+
+    async fn append(&self, append: Append) -> Result<(), AppendError> {
+        let chance = self.view.world().weather.store_fault;
+        self.view.give_way().await;
+        if self.view.world().dice(chance) {
+            self.view.world().visit("the store failed before it wrote");
+            return Err(AppendError::Failed(anyhow::anyhow!(
+                "the store is not there"
+            )));
+        }
+        let (issue, over) = (append.issue.clone(), append.head.phase == "done");
+        let begins = append.events.iter().any(|it| {
+            matches!(
+                it,
+                Event::Requested(Effect::Start { .. } | Effect::Merge { .. })
+            )
+        });
+        let ends = append
+            .events
+            .iter()
+            .any(|it| matches!(it, Event::Done { .. }));
+        let cancels = append
+            .events
+            .iter()
+            .any(|it| matches!(it, Event::CancelAsked { .. }));
+        let lines: Vec<String> = append
+            .events
+            .iter()
+            .map(shared::issue::words::sentence)
+            .collect();
+        match self.inner.append(append).await {
+            Err(AppendError::Conflict) => {
+                self.view
+                    .world()
+                    .visit("two wrote at once, and one was refused");
+                return Err(AppendError::Conflict);
+            }
+            other => other?,
+        }
+        {
+            let mut world = self.view.world();
+            for line in lines {
+                world.note(line);
+            }
+            let spite = world.weather.spite;
+            if begins && world.dice(spite) {
+                world.spited.push(issue.clone());
+            }
+            if cancels {
+                let now = world.now;
+                world.cancelled.insert(issue.clone(), now);
+            }
+            if ends {
+                world.cancelled.remove(&issue);
+            }
+            if over {
+                world.open.remove(&issue);
+                world.done.insert(issue);
+            } else {
+                world.done.remove(&issue);
+                world.open.insert(issue);
+            }
+        }
+        self.view.give_way().await;
+        if self.view.world().dice(chance) {
+            self.view
+                .world()
+                .visit("the store wrote and its answer was lost");
+            return Err(AppendError::Failed(anyhow::anyhow!(
+                "the answer of the store was lost"
+            )));
+        }
+        Ok(())
+    }
+
+    async fn attention(&self, now: Time, limit: usize) -> anyhow::Result<Vec<Head>> {
+        self.view.give_way().await;
+        self.inner.attention(now, limit).await
+    }
+
+    async fn find(&self, name: &str) -> anyhow::Result<Option<IssueId>> {
+        self.inner.find(name).await
+    }
+
+    async fn heads(&self, before: Option<Time>, limit: usize) -> anyhow::Result<Vec<Head>> {
+        self.inner.heads(before, limit).await
+    }
+}
