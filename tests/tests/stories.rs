@@ -947,3 +947,33 @@ fn not_all_merged_is_not_completed() {
         "{end:?}"
     );
 }
+
+#[test]
+fn a_stop_that_cannot_be_made_is_told_once() {
+    let mut story = planned();
+    story.later(7_200);
+    story.hear(Input::Tick);
+    let mut told = 0;
+    for _ in 0..12 {
+        story.later(70);
+        let due = story.claim();
+        for it in due
+            .iter()
+            .filter(|it| matches!(it.effect, Effect::Stop { .. }))
+        {
+            let fault = Fault::Transient { why: "down".into() };
+            let said = story.hear(Input::Faulted {
+                key: it.key,
+                claim: it.claim,
+                fault,
+            });
+            told += said.iter().filter(|it| it.starts_with("`a` waits")).count();
+        }
+        story.hear(Input::SawRun {
+            task: TaskId::from("a"),
+            run: "run-a-1".into(),
+            sight: Sight::Working,
+        });
+    }
+    assert_eq!(told, 1);
+}

@@ -30,7 +30,10 @@ pub(super) fn saw_run(draft: &mut Draft, id: &TaskId, run: &RunId, sight: Sight)
         return;
     }
     let (since, begun, stopping) = (*since, *begun, *stopping);
-    hold(draft, id, None);
+    // What holds up its end is not over because it can be seen to work.
+    if stopping.is_none() {
+        hold(draft, id, None);
+    }
     match sight {
         // What was made a moment ago may not have reached every reader over there.
         Sight::Gone if draft.now.duration_since(since).as_secs() < GONE_GRACE_SECONDS => {}
