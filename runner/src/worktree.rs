@@ -352,7 +352,7 @@ impl Git {
     /// The names like `branch` that exist here or at the remote.
     async fn taken(&self, path: &Path, branch: &str) -> Result<BTreeSet<String>, Failure> {
         let full = format!("refs/heads/{branch}");
-        let numbered = format!("{full}-*");
+        let numbered = format!("{full}.n*");
         let there = self
             .remote(
                 path,
@@ -412,7 +412,7 @@ fn push_failed(said: &Said) -> Failure {
 
 /// `branch`, `branch-2`, `branch-3`, …
 fn candidates(branch: &str) -> impl Iterator<Item = String> {
-    let numbered = (2..=BRANCH_SUFFIX_MAX).map(move |n| format!("{branch}-{n}"));
+    let numbered = (2..=BRANCH_SUFFIX_MAX).map(move |n| format!("{branch}.n{n}"));
     std::iter::once(branch.to_owned()).chain(numbered)
 }
 
@@ -423,6 +423,6 @@ mod tests {
     #[test]
     fn a_taken_name_gets_a_number() {
         let names: Vec<String> = candidates("a/b").take(3).collect();
-        assert_eq!(names, ["a/b", "a/b-2", "a/b-3"]);
+        assert_eq!(names, ["a/b", "a/b.n2", "a/b.n3"]);
     }
 }

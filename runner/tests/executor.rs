@@ -152,7 +152,7 @@ async fn a_branch_that_others_have_is_left_alone() {
             "main:refs/heads/cyrus/eng-1/api",
         ],
     );
-    machine.git("clone", &["branch", "cyrus/eng-1/api-2"]);
+    machine.git("clone", &["branch", "cyrus/eng-1/api.n2"]);
     let theirs = machine.git("remote.git", &["rev-parse", "cyrus/eng-1/api"]);
     let mut watched = machine.executor();
     watched.start(&machine.job("k1", TaskKind::Builder)).await;
@@ -175,7 +175,7 @@ async fn a_branch_that_others_make_meanwhile_is_left_alone_too() {
     watched.start(&machine.job("k1", TaskKind::Builder)).await;
     assert_eq!(
         watched.succeeded("k1").await.branch.as_deref(),
-        Some("cyrus/eng-1/api-2")
+        Some("cyrus/eng-1/api.n2")
     );
     let theirs = machine.git("remote.git", &["rev-parse", "cyrus/eng-1/api"]);
     assert_eq!(theirs, machine.git("remote.git", &["rev-parse", "main"]));

@@ -198,7 +198,9 @@ impl Engine {
                     continue;
                 }
             };
-            for watch in issue.watching() {
+            let watching = issue.watching();
+            self.forget_unseen(id, &watching);
+            for watch in watching {
                 match watch {
                     Watch::Run {
                         task,
@@ -258,6 +260,19 @@ impl Engine {
             }
         }
         Ok(moved)
+    }
+
+    /// What is not watched any more is not unseen either.
+    fn forget_unseen(&self, id: &IssueId, watching: &[Watch]) {
+        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
+        unseen.retain(|(issue, task), _| {
+            issue != id
+                || watching.iter().any(|it| match it {
+                    Watch::Run { task: watched, .. } | Watch::Pull { task: watched, .. } => {
+                        watched == task
+                    }
+                })
+        });
     }
 
     /// What a look at a task came to. A look that fails leaves no trace in the

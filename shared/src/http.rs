@@ -132,10 +132,11 @@ async fn authenticate(State(doors): State<Arc<Doors>>, request: Request, next: N
 }
 
 async fn status(State(doors): State<Arc<Doors>>) -> Response {
-    match doors.engine.hands().log.heads(None, ISSUES_PER_PAGE).await {
+    // Every round that is not over owes something, waits for a time, or watches.
+    match doors.engine.hands().log.attention(Time::MAX, 1).await {
         Ok(heads) => {
-            let busy = heads.iter().any(|it| it.phase != "done");
-            Json(json!({ "status": if busy { "busy" } else { "idle" } })).into_response()
+            let status = if heads.is_empty() { "idle" } else { "busy" };
+            Json(json!({ "status": status })).into_response()
         }
         Err(error) => broken(&error),
     }

@@ -977,3 +977,52 @@ fn a_stop_that_cannot_be_made_is_told_once() {
     }
     assert_eq!(told, 1);
 }
+
+#[test]
+fn a_second_stop_also_ends_what_was_put_off() {
+    let mut story = planned();
+    let stop = |at| Input::Cancelled {
+        why: CancelReason::Stop,
+        at,
+    };
+    story.hear(stop(story.now));
+    story.later(1);
+    story.open("s2");
+    story.later(1);
+    story.hear(stop(story.now));
+    check(story.hear(stop(story.now)), &[]);
+    let failure = Failure {
+        class: FailureClass::Cancelled,
+        message: "stopped".into(),
+    };
+    story.run_ends("a", 1, Err(failure));
+    let end = story.make_all(nothing_held);
+    assert_eq!(
+        end.last().map(String::as_str),
+        Some("the round ended: cancelled")
+    );
+    assert_eq!(story.issue.round, 1);
+    assert!(
+        story.issue.sessions.contains(&SessionId::from("s2")),
+        "it hears how it ended"
+    );
+}
+
+#[test]
+fn a_session_whose_prompt_came_first_is_told_once() {
+    let mut story = planned();
+    story.hear(Input::Cancelled {
+        why: CancelReason::Stop,
+        at: story.now,
+    });
+    let failure = Failure {
+        class: FailureClass::Cancelled,
+        message: "stopped".into(),
+    };
+    story.run_ends("a", 1, Err(failure));
+    story.make_all(nothing_held);
+    story.later(60);
+    story.prompt("s2", "p1", "go on");
+    check(story.open("s2"), &[]);
+    assert_eq!(story.issue.sessions, [SessionId::from("s2")]);
+}

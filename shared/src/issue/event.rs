@@ -35,8 +35,10 @@ pub enum Event {
     },
     /// What was deferred is taken up: a new round.
     TakenUp,
+    /// `at` is when they said so, by Linear's clock.
     CancelAsked {
         why: CancelReason,
+        at: Time,
     },
     Briefed(Box<Briefing>),
     /// The issue cannot be worked on; the sentence says why.

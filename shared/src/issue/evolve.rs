@@ -8,8 +8,8 @@ use jiff::SignedDuration;
 use super::owed::{Doubt, Owed};
 use super::state::Pull;
 use super::{
-    Activity, Claim, Effect, Event, Fault, Issue, Outcome, Record, Seq, Settled, Spec, StopReason,
-    Stopping, Task, TaskId, TaskState, Time, words,
+    Activity, Claim, Effect, Event, Fault, Issue, Outcome, Record, Seq, SessionId, Settled, Spec,
+    StopReason, Stopping, Task, TaskId, TaskState, Time, words,
 };
 
 /// Remembers one record.
@@ -25,18 +25,19 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
             if !issue.active() {
                 begin_round(issue, opening.at, *at);
             }
-            issue.identifier.clone_from(&opening.identifier);
-            issue.title.clone_from(&opening.title);
-            issue.url.clone_from(&opening.url);
+            fill(&mut issue.identifier, &opening.identifier);
+            fill(&mut issue.title, &opening.title);
+            fill(&mut issue.url, &opening.url);
             issue.app_user = opening.app_user.clone().or(issue.app_user.take());
             issue.seen.insert(opening.session.0.clone());
-            issue.sessions.push(opening.session.clone());
+            join(issue, &opening.session);
         }
         Event::Prompted {
-            session: _,
+            session,
             activity,
             text,
         } => {
+            join(issue, session);
             issue.seen.insert(activity.clone());
             issue.notes.push(text.clone());
         }
@@ -47,7 +48,7 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
             at: opened_at,
         } => {
             begin_round(issue, *opened_at, *at);
-            issue.sessions.push(session.clone());
+            join(issue, session);
             issue.seen.insert(activity.clone());
             issue.notes.push(text.clone());
         }
@@ -57,9 +58,8 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
             text,
             at: asked_at,
         } => {
-            issue
-                .seen
-                .insert(activity.as_ref().unwrap_or(&session.0).clone());
+            issue.seen.insert(session.0.clone());
+            issue.seen.extend(activity.clone());
             issue
                 .deferred
                 .push((session.clone(), text.clone(), *asked_at));
@@ -69,22 +69,32 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
             let opened_at = deferred.iter().map(|(_, _, at)| *at).max().unwrap_or(*at);
             begin_round(issue, opened_at, *at);
             for (session, text, _) in deferred {
-                if !issue.sessions.contains(&session) {
-                    issue.sessions.push(session);
-                }
+                join(issue, &session);
                 issue.notes.extend(text);
             }
         }
-        Event::CancelAsked { why } => {
-            issue.cancelled = Some(why.clone());
+        Event::CancelAsked { why, at: asked } => {
+            issue.cancelled.get_or_insert_with(|| why.clone());
+            let deferred = std::mem::take(&mut issue.deferred);
+            for (session, text, at) in deferred {
+                if at <= *asked {
+                    join(issue, &session);
+                } else {
+                    issue.deferred.push((session, text, at));
+                }
+            }
             withdraw(issue);
         }
         Event::Briefed(briefing) => {
-            if issue.identifier.is_empty() {
-                let brief = &briefing.brief;
-                issue.identifier.clone_from(&brief.identifier);
-                issue.title.clone_from(&brief.title);
-                issue.url.clone_from(&brief.url);
+            let brief = &briefing.brief;
+            for (known, read) in [
+                (&mut issue.identifier, &brief.identifier),
+                (&mut issue.title, &brief.title),
+                (&mut issue.url, &brief.url),
+            ] {
+                if known.is_empty() {
+                    known.clone_from(read);
+                }
             }
             issue.brief = Some(Arc::new(briefing.brief.clone()));
             issue.policy = Some(Arc::new(briefing.policy.clone()));
@@ -251,6 +261,22 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
     }
 }
 
+/// The session is told about this round. A delivery of its opening that comes
+/// later opens nothing more.
+fn join(issue: &mut Issue, session: &SessionId) {
+    issue.seen.insert(session.0.clone());
+    if !issue.sessions.contains(session) {
+        issue.sessions.push(session.clone());
+    }
+}
+
+/// What an event tells replaces what is known, unless it tells nothing.
+fn fill(known: &mut String, told: &str) {
+    if !told.is_empty() {
+        told.clone_into(known);
+    }
+}
+
 fn begin_round(issue: &mut Issue, opened_at: Time, at: Time) {
     let old = std::mem::replace(issue, Issue::unknown(issue.id.clone()));
     // What outlives a round: who it is, what was seen, what was spent, what is owed.
@@ -396,9 +422,22 @@ fn withdraw(issue: &mut Issue) {
     let untouched = |owed: &Owed| owed.claimed.is_none() && owed.doubt.is_none();
     let mut dropped = Vec::new();
     for (key, owed) in &mut issue.owed {
+        owed.withdrawn = match &owed.effect {
+            Effect::Say {
+                activity: Activity::Response(_) | Activity::Error(_),
+                ..
+            }
+            | Effect::Stop { .. } => false,
+            Effect::Start { .. }
+            | Effect::Merge { .. }
+            | Effect::Fetch
+            | Effect::ShowPlan { .. }
+            | Effect::Link { .. }
+            | Effect::Move { .. }
+            | Effect::Say { .. } => true,
+        };
         match &owed.effect {
             Effect::Start { .. } | Effect::Merge { .. } => {
-                owed.withdrawn = true;
                 if untouched(owed) {
                     dropped.push(*key);
                 }

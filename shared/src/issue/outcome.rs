@@ -7,8 +7,8 @@ use super::sight::merged;
 use super::understand::{hold, settle, tell};
 use super::{
     Activity, BOUNCES_MAX, Draft, Effect, Event, FailureClass, Fault, HELD_TRIES,
-    LAST_WORD_TRIES_MAX, Outcome, REASON_BYTES_MAX, SAY_TRIES_MAX, Seq, Settled, Stage, TRIES_MAX,
-    TaskState, clip, words,
+    LAST_WORD_TRIES_MAX, Outcome, REASON_BYTES_MAX, RunId, SAY_TRIES_MAX, Seq, Settled, Stage,
+    TRIES_MAX, Task, TaskState, clip, words,
 };
 
 /// How long to wait when the other side asks to wait and doesn't say how long.
@@ -138,7 +138,21 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
     let refused = matches!(fault, Fault::Permanent { .. });
     let busy = matches!(fault, Fault::Busy { .. });
     let worn_out = |max: u32| hopeless || (!busy && tries >= max);
+    let moot_stop = |run: &RunId| {
+        let works =
+            |task: &Task| matches!(&task.state, TaskState::Running { run: it, .. } if it == run);
+        draft.issue.runs.contains(run) && !draft.issue.tasks.iter().any(works)
+    };
     let give_up = match &effect {
+        // After a cancellation nobody waits for these.
+        Effect::Fetch
+        | Effect::ShowPlan { .. }
+        | Effect::Link { .. }
+        | Effect::Move { .. }
+        | Effect::Say {
+            activity: Activity::Thought(_) | Activity::Action { .. },
+            ..
+        } if withdrawn => true,
         Effect::Say {
             activity: Activity::Response(_) | Activity::Error(_),
             ..
@@ -161,8 +175,8 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
         },
         // An outage or a token that is not good is no verdict on the commit.
         Effect::Merge { .. } => hopeless || (withdrawn && worn_out(TRIES_MAX)),
-        // What is not stopped costs money.
-        Effect::Stop { .. } => false,
+        // What is not stopped costs money; what has ended needs no stop.
+        Effect::Stop { run, .. } => moot_stop(run),
     };
     if !give_up {
         let pause = match &fault {
@@ -198,7 +212,7 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
         why: why.clone(),
     });
     match effect {
-        Effect::Fetch => draft.emit(Event::Unserved { why }),
+        Effect::Fetch if !withdrawn => draft.emit(Event::Unserved { why }),
         Effect::Start { task, .. } if !withdrawn => {
             settle(
                 draft,
@@ -215,7 +229,8 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
                 format!("it could not be merged: {why}"),
             );
         }
-        Effect::Start { .. }
+        Effect::Fetch
+        | Effect::Start { .. }
         | Effect::Merge { .. }
         | Effect::Say { .. }
         | Effect::ShowPlan { .. }

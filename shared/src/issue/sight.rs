@@ -82,12 +82,12 @@ pub(super) fn ended(draft: &mut Draft, id: &TaskId, ending: Ending, stopped: Opt
         cost_is_estimate,
     });
     if draft.issue.cancelled.is_some() {
-        settle(
-            draft,
-            id,
-            Settled::Cancelled,
-            words::cancelled(&draft.issue),
-        );
+        let why = match &result {
+            // Nobody knows that it has stopped; people should.
+            Err(failure) if failure.class == FailureClass::Lost => failure.message.clone(),
+            Ok(_) | Err(_) => words::cancelled(&draft.issue),
+        };
+        settle(draft, id, Settled::Cancelled, why);
         return;
     }
     match result {
@@ -308,11 +308,14 @@ pub(super) fn saw_pull(draft: &mut Draft, id: &TaskId, facts: Option<PullFacts>)
                 tell(draft, words::ready(&draft.issue, id));
             }
         }
-        Verdict::Wait(why) if draft.now.duration_since(seen).as_secs() >= HELD_SECONDS => {
+        // What is ready has been judged; that it is judged anew is no news.
+        Verdict::Wait(why)
+            if judging && draft.now.duration_since(seen).as_secs() >= HELD_SECONDS =>
+        {
             hold(draft, id, Some(why));
         }
-        Verdict::Wait(_) => hold(draft, id, None),
-        Verdict::Red(_) | Verdict::Green(_) | Verdict::Foreign(_) => {}
+        Verdict::Wait(_) | Verdict::Red(_) | Verdict::Green(_) => hold(draft, id, None),
+        Verdict::Foreign(_) => {}
     }
 }
 

@@ -6,7 +6,7 @@ use super::outcome::{absent, faulted, is_holder, performed};
 use super::sight::{saw_pull, saw_run};
 use super::{
     Activity, CancelReason, Draft, Effect, Event, HELD_SECONDS, Input, Opening, REASON_BYTES_MAX,
-    Settled, TaskId, Time, clip, words,
+    SessionId, Settled, TaskId, Time, clip, words,
 };
 
 pub(super) fn understand(draft: &mut Draft, input: Input) {
@@ -138,7 +138,7 @@ fn prompted(draft: &mut Draft, opening: Opening, activity: String, text: String,
 fn cancelled(draft: &mut Draft, why: CancelReason, at: Time) {
     let issue = &draft.issue;
     // An old wish that arrives late must not stop a round that was opened after it.
-    if !issue.active() || issue.cancelled.is_some() || at < issue.round_opened_at {
+    if !issue.active() || at < issue.round_opened_at {
         return;
     }
     if let (CancelReason::Undelegated { from: Some(from) }, Some(ours)) = (&why, &issue.app_user)
@@ -146,7 +146,24 @@ fn cancelled(draft: &mut Draft, why: CancelReason, at: Time) {
     {
         return;
     }
-    draft.emit(Event::CancelAsked { why });
+    // It also holds for what was put off before it.
+    let dropped: Vec<SessionId> = issue
+        .deferred
+        .iter()
+        .filter(|(session, _, asked)| *asked <= at && !issue.sessions.contains(session))
+        .map(|(session, _, _)| session.clone())
+        .collect();
+    let puts_off = issue.deferred.iter().any(|(_, _, asked)| *asked <= at);
+    if issue.cancelled.is_some() && !puts_off {
+        return;
+    }
+    let reported = issue.reported;
+    draft.emit(Event::CancelAsked { why, at });
+    // Who was not told yet how the round ended is told now, or with the others.
+    for session in dropped.into_iter().filter(|_| reported) {
+        let activity = words::report(&draft.issue);
+        draft.request(Effect::Say { session, activity });
+    }
 }
 
 pub(super) fn settle(draft: &mut Draft, id: &TaskId, verdict: Settled, why: String) {

@@ -399,7 +399,7 @@ pub fn sentence(event: &Event) -> String {
             None => "a person opened it again, for the next round".into(),
         },
         Event::TakenUp => "what was put off is taken up in a new round".into(),
-        Event::CancelAsked { why } => match why {
+        Event::CancelAsked { why, .. } => match why {
             CancelReason::Stop => "a person asked to stop".into(),
             CancelReason::Undelegated { .. } => "the issue was taken away from the app".into(),
             CancelReason::State(kind) => format!("the issue was moved to a state of type {kind}"),

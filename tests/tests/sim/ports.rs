@@ -40,7 +40,7 @@ impl View {
         let mut turns = {
             let mut world = self.world();
             // Now and then much happens meanwhile.
-            if world.rng.u8(0..40) == 0 {
+            if world.rng.u8(0..15) == 0 {
                 world.rng.u16(0..400)
             } else {
                 world.rng.u16(0..4)
@@ -316,6 +316,14 @@ impl Log for Store {
             )));
         }
         let (issue, over) = (append.issue.clone(), append.head.phase == "done");
+        let merging: Vec<u64> = append
+            .events
+            .iter()
+            .filter_map(|it| match it {
+                Event::Requested(Effect::Merge { number, .. }) => Some(*number),
+                _ => None,
+            })
+            .collect();
         let begins = append.events.iter().any(|it| {
             matches!(
                 it,
@@ -348,6 +356,9 @@ impl Log for Store {
             let mut world = self.view.world();
             for line in lines {
                 world.note(line);
+            }
+            for number in merging {
+                world.nudge(number);
             }
             let spite = world.weather.spite;
             if begins && world.dice(spite) {

@@ -234,6 +234,17 @@ impl World {
         }
     }
 
+    /// Somebody pushes just when a merge is wanted.
+    pub(crate) fn nudge(&mut self, number: u64) {
+        let chance = self.weather.head_moves / 2;
+        let now = self.now;
+        if self.dice(chance)
+            && let Some(pull) = self.pulls.iter_mut().find(|it| it.number == number)
+        {
+            pull.moves_at = Some(now);
+        }
+    }
+
     fn hand_in(&mut self, run: &Run) {
         let number = self.pulls.len() as u64 + 1;
         let green_at = self.now + self.seconds(0..=60);
