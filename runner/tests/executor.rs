@@ -157,8 +157,8 @@ async fn a_branch_that_others_have_is_left_alone() {
     let mut watched = machine.executor();
     watched.start(&machine.job("k1", TaskKind::Builder)).await;
     let result = watched.succeeded("k1").await;
-    assert_eq!(result.branch.as_deref(), Some("cyrus/eng-1/api-3"));
-    assert_eq!(machine.pushed(), ["cyrus/eng-1/api", "cyrus/eng-1/api-3"]);
+    assert_eq!(result.branch.as_deref(), Some("cyrus/eng-1/api.n3"));
+    assert_eq!(machine.pushed(), ["cyrus/eng-1/api", "cyrus/eng-1/api.n3"]);
     assert_eq!(
         machine.git("remote.git", &["rev-parse", "cyrus/eng-1/api"]),
         theirs
