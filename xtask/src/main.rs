@@ -23,7 +23,7 @@ struct Arguments {
 enum Chore {
     /// Installs the pinned test tools, then runs every check and every test
     Test,
-    /// Switches one guard of the core off at a time and sees the simulator notice
+    /// Switches one guard of the core off at a time and sees that a test notices
     Guards,
     /// Measures something
     Bench {
