@@ -11,6 +11,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shared::issue::words::pull_marker;
 use shared::issue::{Ending, Failure, FailureClass, Fault, RunResult, clip};
 use shared::ports::{Forge, Job, OpenAsk, Opened};
 use tokio::process::Command;
@@ -331,7 +332,8 @@ fn body(job: &Job, text: &str) -> String {
         task,
         ..
     } = job;
-    format!("{said}\n\n[{identifier}]({issue_url})\n\n<!-- cyrus:{identifier}/{task} -->\n")
+    let mark = pull_marker(identifier, task);
+    format!("{said}\n\n[{identifier}]({issue_url})\n\n{mark}\n")
 }
 
 fn one_line(text: &str) -> String {

@@ -223,11 +223,6 @@ macro_rules! words_enum {
             pub fn word(self) -> &'static str {
                 match self { $(Self::$variant => $word),* }
             }
-
-            /// The value that a word stands for.
-            pub fn from_word(word: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|it| it.word() == word)
-            }
         }
 
         impl std::fmt::Display for $name {

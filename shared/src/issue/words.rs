@@ -32,7 +32,7 @@ pub fn marker(issue: &Issue, task: &TaskId) -> String {
     pull_marker(&issue.identifier, task)
 }
 
-/// The same, without the issue's state at hand.
+/// The same, for the runner, which has no issue at hand.
 pub fn pull_marker(identifier: &str, task: &TaskId) -> String {
     format!("<!-- cyrus:{identifier}/{task} -->")
 }
