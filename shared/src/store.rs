@@ -11,23 +11,30 @@
 //!   several writers that have seen the same, exactly one goes on.
 //! * [`Failed`](AppendError::Failed) says nothing about what was written: who
 //!   gets it reads again before deciding again.
+//! * An entry that would bring its figure over the limit is refused as
+//!   [`OverLimit`](AppendError::OverLimit), and nothing is written: no event, no
+//!   head, no other entry. A sum beyond what an `i64` holds stays at its edge.
 //! * `attention` gives what is overdue first, the most overdue at the front;
 //!   then what is only watched, by its next deadline.
 //! * An identifier is found in upper and lower case; where two issues bear one
 //!   (a workspace was renamed), the newer one is meant.
+//! * A register that was removed or is over begins anew, at version 1. So names
+//!   that come back are for holders that look before their register is over.
 
 pub mod memory;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+use std::collections::BTreeSet;
+
 use anyhow::ensure;
 
-use crate::issue::Seq;
-use crate::ports::{Append, AppendError};
+use crate::issue::{Seq, Time};
+use crate::ports::{Append, AppendError, Entry, RegisterWrite};
 
-/// The seq of the last event, once this append is written. Refuses an append
-/// that contradicts itself: from such a log no issue could be told again.
-fn last_seq(append: &Append) -> Result<Seq, AppendError> {
+/// Refuses an append that contradicts itself: from such a log no issue could be
+/// told again.
+fn check_append(append: &Append) -> Result<(), AppendError> {
     let check = || {
         let last = append.after + append.events.len() as Seq;
         ensure!(
@@ -47,7 +54,34 @@ fn last_seq(append: &Append) -> Result<Seq, AppendError> {
             append.issue,
             append.head.seq
         );
-        Ok(last)
+        let mut accounts = BTreeSet::new();
+        for Entry { account, .. } in &append.entries {
+            ensure!(
+                accounts.insert(account),
+                "append to `{}`: two entries in the account `{account}`",
+                append.issue
+            );
+        }
+        Ok(())
     };
     Ok(check()?)
+}
+
+/// Refuses a register that not every store can keep.
+fn check_register(write: &RegisterWrite) -> Result<(), AppendError> {
+    let check = || {
+        ensure!(
+            !write.shelf.is_empty() && !write.name.is_empty(),
+            "register `{}/{}`: a shelf and a register need a name",
+            write.shelf,
+            write.name
+        );
+        Ok(())
+    };
+    Ok(check()?)
+}
+
+/// A register that expires then is good before that second, and gone from it on.
+fn is_good(expires_at: Option<i64>, now: Time) -> bool {
+    expires_at.is_none_or(|it| now.as_second() < it)
 }

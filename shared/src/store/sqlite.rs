@@ -6,6 +6,7 @@
 //! Readers have connections of their own and never wait for the writer.
 
 mod file;
+mod statements;
 mod writer;
 
 use std::fmt;
@@ -14,13 +15,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, anyhow};
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::Semaphore;
 
 use self::file::Lock;
+use self::statements::{AppendRow, RegisterRow, Write};
 use self::writer::Writer;
 use crate::issue::{IssueId, Record, Seq, Time};
-use crate::ports::{Append, AppendError, Head, Log};
+use crate::ports::{
+    Append, AppendError, Attention, Figures, Head, Log, Place, Register, RegisterWrite, Registers,
+};
 
 /// Connections that read at the same time.
 const READERS: usize = 4;
@@ -69,6 +73,13 @@ impl SqliteLog {
         self.writer.as_ref().map_or(0, Writer::commits)
     }
 
+    async fn write(&self, write: Write) -> Result<(), AppendError> {
+        let Some(writer) = &self.writer else {
+            return Err(anyhow!("the store `{}` is open to read only", self.path.display()).into());
+        };
+        writer.write(write).await
+    }
+
     async fn query<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> anyhow::Result<T> + Send + 'static,
@@ -115,30 +126,27 @@ impl Log for SqliteLog {
     }
 
     async fn append(&self, append: Append) -> Result<(), AppendError> {
-        super::last_seq(&append)?;
-        let Some(writer) = &self.writer else {
-            return Err(anyhow!("the store `{}` is open to read only", self.path.display()).into());
-        };
-        writer.write(append).await
+        super::check_append(&append)?;
+        self.write(Write::Append(AppendRow::new(append)?)).await
     }
 
-    async fn attention(&self, now: Time, limit: usize) -> anyhow::Result<Vec<Head>> {
+    async fn attention(&self, now: Time, limit: usize) -> anyhow::Result<Vec<Attention>> {
         self.query(move |connection| {
             let now = nanoseconds(now);
-            let mut heads = heads(
+            let mut found = attention(
                 connection,
-                "SELECT head FROM heads WHERE attention_at <= ?1
+                "SELECT issue, attention_at, watching FROM heads WHERE attention_at <= ?1
                  ORDER BY attention_at, issue LIMIT ?2",
                 params![now, limit_column(limit)],
             )?;
-            heads.extend(self::heads(
+            found.extend(attention(
                 connection,
-                "SELECT head FROM heads
+                "SELECT issue, attention_at, watching FROM heads
                  WHERE watching = 1 AND (attention_at IS NULL OR attention_at > ?1)
                  ORDER BY attention_at IS NULL, attention_at, issue LIMIT ?2",
-                params![now, limit_column(limit - heads.len())],
+                params![now, limit_column(limit - found.len())],
             )?);
-            Ok(heads)
+            Ok(found)
         })
         .await
     }
@@ -150,7 +158,7 @@ impl Log for SqliteLog {
                 connection.prepare_cached("SELECT issue FROM heads WHERE issue = ?1")?;
             let mut by_identifier = connection.prepare_cached(
                 "SELECT issue FROM heads WHERE identifier = ?1 COLLATE NOCASE
-                 ORDER BY started_at DESC, issue LIMIT 1",
+                 ORDER BY started_at DESC, issue DESC LIMIT 1",
             )?;
             let found = match by_id.query_row([&name], |row| row.get(0)).optional()? {
                 Some(id) => Some(id),
@@ -163,22 +171,88 @@ impl Log for SqliteLog {
         .await
     }
 
-    async fn heads(&self, before: Option<Time>, limit: usize) -> anyhow::Result<Vec<Head>> {
-        self.query(move |connection| match before {
-            Some(before) => heads(
+    async fn heads(&self, after: Option<&Place>, limit: usize) -> anyhow::Result<Vec<Head>> {
+        let after = after.cloned();
+        self.query(move |connection| match after {
+            Some(after) => heads(
                 connection,
-                "SELECT head FROM heads WHERE started_at < ?1
-                 ORDER BY started_at DESC, issue LIMIT ?2",
-                params![nanoseconds(before), limit_column(limit)],
+                "SELECT head FROM heads WHERE (started_at, issue) < (?1, ?2)
+                 ORDER BY started_at DESC, issue DESC LIMIT ?3",
+                params![
+                    nanoseconds(after.started_at),
+                    after.issue.0,
+                    limit_column(limit)
+                ],
             ),
             None => heads(
                 connection,
                 "SELECT head FROM heads INDEXED BY heads_by_start
-                 ORDER BY started_at DESC, issue LIMIT ?1",
+                 ORDER BY started_at DESC, issue DESC LIMIT ?1",
                 params![limit_column(limit)],
             ),
         })
         .await
+    }
+
+    async fn accounts(&self, names: &[String]) -> anyhow::Result<Vec<Figures>> {
+        let names = names.to_vec();
+        self.query(move |connection| {
+            let mut statement = connection
+                .prepare_cached("SELECT figure, value FROM accounts WHERE account = ?1")?;
+            let mut figures = |name: &String| -> anyhow::Result<Figures> {
+                let rows = statement.query_map([name], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            };
+            names.iter().map(&mut figures).collect()
+        })
+        .await
+    }
+
+    async fn park(&self, issue: &IssueId, why: &str) -> anyhow::Result<()> {
+        let (issue, why) = (issue.clone(), why.to_owned());
+        Ok(self.write(Write::Park { issue, why }).await?)
+    }
+
+    async fn rebuild(&self, head: Head) -> Result<(), AppendError> {
+        self.write(Write::Rebuild(head.try_into()?)).await
+    }
+}
+
+#[async_trait]
+impl Registers for SqliteLog {
+    async fn get(&self, shelf: &str, name: &str, now: Time) -> anyhow::Result<Option<Register>> {
+        let (shelf, name) = (shelf.to_owned(), name.to_owned());
+        self.query(move |connection| {
+            let found = registers(
+                connection,
+                "SELECT name, version, value, expires_at FROM registers
+                 WHERE shelf = ?1 AND name = ?2",
+                params![shelf, name],
+                now,
+            )?;
+            Ok(found.into_iter().next())
+        })
+        .await
+    }
+
+    async fn list(&self, shelf: &str, now: Time) -> anyhow::Result<Vec<Register>> {
+        let shelf = shelf.to_owned();
+        self.query(move |connection| {
+            registers(
+                connection,
+                "SELECT name, version, value, expires_at FROM registers
+                 WHERE shelf = ?1 ORDER BY name",
+                params![shelf],
+                now,
+            )
+        })
+        .await
+    }
+
+    async fn put(&self, write: RegisterWrite, seen: u64, now: Time) -> Result<(), AppendError> {
+        super::check_register(&write)?;
+        self.write(Write::Register(RegisterRow::new(write, seen, now)?))
+            .await
     }
 }
 
@@ -256,6 +330,50 @@ fn heads(
         }
     }
     Ok(heads)
+}
+
+fn attention(
+    connection: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+) -> anyhow::Result<Vec<Attention>> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let columns = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+    let rows = statement.query_map(params, columns)?;
+    rows.map(|row| {
+        let (issue, at, watching): (String, Option<i64>, bool) = row?;
+        Ok(Attention {
+            issue: IssueId(issue),
+            at: at.map(|it| Time::from_nanosecond(it.into())).transpose()?,
+            watching,
+        })
+    })
+    .collect()
+}
+
+/// The registers that are still good.
+fn registers(
+    connection: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+    now: Time,
+) -> anyhow::Result<Vec<Register>> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let columns = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+    let rows = statement.query_map(params, columns)?;
+    let mut registers = Vec::new();
+    for row in rows {
+        let (name, version, value, expires_at): (String, i64, String, Option<i64>) = row?;
+        if super::is_good(expires_at, now) {
+            registers.push(Register {
+                version: version.try_into()?,
+                value: serde_json::from_str(&value)
+                    .with_context(|| format!("the register `{name}`"))?,
+                name,
+            });
+        }
+    }
+    Ok(registers)
 }
 
 fn record(seq: i64, at: i64, event: &str) -> anyhow::Result<Record> {

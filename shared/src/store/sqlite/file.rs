@@ -14,13 +14,14 @@ const BUSY: Duration = Duration::from_secs(10);
 /// longer log means fewer pauses, and a longer recovery after a crash.
 const CHECKPOINT_PAGES: u32 = 4_096;
 /// Statements that a connection keeps prepared: all that we have.
-const STATEMENTS: usize = 16;
+const STATEMENTS: usize = 32;
 /// Marks the file as ours: "Cyrs".
 const APPLICATION_ID: i32 = 0x4379_7273;
 
 /// The schema's steps; their number is the file's `user_version`. Never change
 /// one that was released: add another.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     -- In the order of writing, whatever the issue: what is committed together
     -- lies together, and a commit writes few pages.
     CREATE TABLE events (
@@ -45,7 +46,26 @@ const MIGRATIONS: &[&str] = &["
     CREATE INDEX heads_watched ON heads (issue) WHERE watching = 1;
     CREATE INDEX heads_by_identifier ON heads (identifier COLLATE NOCASE);
     CREATE INDEX heads_by_start ON heads (started_at);
-"];
+",
+    "
+    CREATE TABLE accounts (
+        account TEXT NOT NULL,
+        figure TEXT NOT NULL,
+        value INTEGER NOT NULL,
+        PRIMARY KEY (account, figure)
+    ) WITHOUT ROWID, STRICT;
+
+    -- expires_at: in seconds since 1970.
+    CREATE TABLE registers (
+        shelf TEXT NOT NULL,
+        name TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        value TEXT NOT NULL,
+        expires_at INTEGER,
+        PRIMARY KEY (shelf, name)
+    ) WITHOUT ROWID, STRICT;
+",
+];
 
 /// The right to write, held by one process at a time.
 pub(super) struct Lock {
