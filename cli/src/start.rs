@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use runner::LocalExecutor;
-use shared::config::{Env, Settings, StorePlace};
+use shared::config::{Env, Settings};
 use shared::engine::Engine;
 use shared::http::{self, Doors};
-use shared::ports::{Executor, Forge, Log};
+use shared::ports::{Executor, Forge};
 use shared::service::{self, Bell, Wakes};
-use shared::store::sqlite::SqliteLog;
 use shared::wire;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -58,12 +57,12 @@ impl Service {
                  version takes a token only, not an App's key)"
             );
         }
-        let log = open_store(&settings)?;
+        let store = wire::open(&settings.store).await?;
         let (bell, wakes) = service::bell();
         let forge: Arc<dyn Forge> = Arc::new(wire::forge(&settings)?);
         let local = local(&settings, env, Arc::clone(&forge), bell.clone())?;
         let executor = local.clone().map(|it| Arc::new(it) as Arc<dyn Executor>);
-        let engine = Arc::new(Engine::new(wire::hands(&settings, log, forge, executor)?));
+        let engine = Arc::new(Engine::new(wire::hands(&settings, store, forge, executor)?));
         let wake = bell.clone();
         let doors = Arc::new(Doors {
             engine: Arc::clone(&engine),
@@ -130,22 +129,6 @@ impl Service {
             // Somebody who never finishes a request does not keep us.
             Err(_) => Ok(()),
         }
-    }
-}
-
-/// The embedded store; the other one belongs to the Lambda functions.
-fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Log>> {
-    match &settings.store {
-        StorePlace::Sqlite(path) => {
-            if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder)
-                    .with_context(|| format!("make {}", folder.display()))?;
-            }
-            Ok(Arc::new(SqliteLog::open(path)?))
-        }
-        StorePlace::Dynamodb(table) => anyhow::bail!(
-            "CYRUS_STORE names the DynamoDB table `{table}`: that store comes with the deployment to AWS; use sqlite:PATH"
-        ),
     }
 }
 

@@ -8,6 +8,9 @@
 //! Any number of engines may work on one store: every effect is claimed in the
 //! log before it is made, and only one claim can be written.
 
+mod blind;
+mod call;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,27 +18,27 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use jiff::SignedDuration;
-use sha2::{Digest as _, Sha256};
-use tracing::{debug, error, warn};
-use uuid::Uuid;
+use tracing::{debug, error};
 
+use self::blind::Blind;
+pub use self::call::effect_id;
 use crate::issue::{
-    Briefing, Draft, Due, Effect, Event, ExecutorKind, FailureClass, Fault, How, Input, Issue,
-    IssueId, LEASE_SECONDS, Outcome, PullState, RunId, Seq, Task, TaskId, Time, Watch, frame,
-    words,
+    Draft, Due, Event, ExecutorKind, Fault, Input, Issue, IssueId, LEASE_SECONDS_MAX, RunId,
+    TaskId, Time, Watch, pace, words,
 };
-use crate::ports::{
-    Append, AppendError, Executor, Hands, Job, MergeAnswer, MergeAsk, PlanItem, PlanStatus,
-    PullAsk, Settlement, Started, WhichPull,
-};
-use crate::view;
+use crate::ports::{Append, AppendError, Executor, Hands, PullAsk, WhichPull};
+use crate::{stats, view};
 
 /// How often one step is decided again because somebody else wrote first.
 const CONFLICTS_MAX: usize = 100;
+/// A head that refuses a writer who has seen the whole log this often contradicts it.
+const CONTRADICTIONS_MAX: usize = 3;
 /// The issues whose state is kept in memory; others are folded from their log again.
 const CACHED_ISSUES_MAX: usize = 1_000;
 /// The issues that one look takes in.
 const ATTENTION_MAX: usize = 5_000;
+/// A look knows of what becomes due within this time.
+const LOOK_AHEAD_SECONDS: i64 = 60;
 /// How often a look is repeated at once for issues in which it found something new.
 const LOOKS_MAX: usize = 4;
 /// The steps of one `act`, against a loop that never comes to rest.
@@ -45,8 +48,8 @@ const STEPS_MAX: usize = 100_000;
 pub struct Engine {
     hands: Hands,
     cache: Mutex<HashMap<IssueId, Arc<Issue>>>,
-    /// What could not be looked at when last tried, and since when.
-    unseen: Mutex<HashMap<(IssueId, TaskId), Time>>,
+    /// What could not be looked at when last tried.
+    blind: Blind,
 }
 
 /// What hearing an input came to. Whatever it is, it is durable.
@@ -58,6 +61,33 @@ pub enum Heard {
     Nothing,
 }
 
+/// What a look at everything came to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// The issues that have something to do now.
+    pub moved: Vec<IssueId>,
+    /// When it is worth looking again; `None`: not before somebody is heard.
+    pub again_at: Option<Time>,
+}
+
+/// How far a drive came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// Nothing is due any more.
+    Reached,
+    /// Something is due, and there was no time to begin it.
+    OutOfTime,
+}
+
+/// An issue whose head and events contradict each other. It rests until its
+/// head is rebuilt; all others go on.
+#[derive(Debug, thiserror::Error)]
+#[error("issue {issue} is parked: {why}")]
+pub struct Parked {
+    pub issue: IssueId,
+    pub why: String,
+}
+
 struct Step {
     issue: Arc<Issue>,
     due: Vec<Due>,
@@ -67,9 +97,9 @@ struct Step {
 impl Engine {
     pub fn new(hands: Hands) -> Self {
         Self {
+            blind: Blind::new(&hands),
             hands,
             cache: Mutex::default(),
-            unseen: Mutex::default(),
         }
     }
 
@@ -88,17 +118,20 @@ impl Engine {
     }
 
     /// Makes what is due for one issue, and what becomes due by that, until
-    /// nothing is. Effects that don't wait for each other are made at once.
-    pub async fn act(&self, id: &IssueId) -> anyhow::Result<()> {
+    /// nothing is. Effects that don't wait for each other are made at once; none
+    /// is begun from `until` on, for those who have to be gone by some time.
+    pub async fn act(&self, id: &IssueId, until: Time) -> anyhow::Result<Rest> {
         let mut under_way: FuturesUnordered<BoxFuture<'_, Input>> = FuturesUnordered::new();
         let mut inputs = vec![Input::Tick];
         for _ in 0..STEPS_MAX {
-            let step = self.step(id, inputs, true).await?;
+            let begins = self.hands.clock.now() < until;
+            let step = self.step(id, inputs, begins).await?;
             for due in step.due {
                 under_way.push(self.make(Arc::clone(&step.issue), due).boxed());
             }
             let Some(first) = under_way.next().await else {
-                return Ok(());
+                let left = !begins && !step.issue.due(self.hands.clock.now()).is_empty();
+                return Ok(if left { Rest::OutOfTime } else { Rest::Reached });
             };
             inputs = vec![first];
             // What else has come back by now shares the commit.
@@ -112,10 +145,10 @@ impl Engine {
     /// Takes over from a process that is known to have ended, on a store that
     /// only one process can hold: what it had claimed need not lapse first.
     pub async fn take_over(&self) -> anyhow::Result<()> {
-        let lapsed = self.hands.clock.now() + SignedDuration::from_secs(LEASE_SECONDS);
-        for head in self.hands.log.attention(lapsed, ATTENTION_MAX).await? {
-            if let Err(error) = self.release(&head.issue).await {
-                error!(issue = %head.issue, "could not take the issue over: {error:#}");
+        let lapsed = self.hands.clock.now() + SignedDuration::from_secs(LEASE_SECONDS_MAX);
+        for it in self.hands.log.attention(lapsed, ATTENTION_MAX).await? {
+            if let Err(error) = self.release(&it.issue).await {
+                error!(issue = %it.issue, "could not take the issue over: {error:#}");
             }
         }
         Ok(())
@@ -138,34 +171,30 @@ impl Engine {
         Ok(())
     }
 
-    /// The issues that owe something to the world now.
-    pub async fn overdue(&self) -> anyhow::Result<Vec<IssueId>> {
+    /// Asks about everything that runs, and says which issues have something to
+    /// do now, and when it is worth looking again.
+    pub async fn look(&self) -> anyhow::Result<Looked> {
         let now = self.hands.clock.now();
-        let heads = self.hands.log.attention(now, ATTENTION_MAX).await?;
-        let due = heads
-            .into_iter()
-            .filter(|head| head.attention_at.is_some_and(|at| at <= now));
-        Ok(due.map(|head| head.issue).collect())
-    }
-
-    /// Asks about everything that runs, and returns the issues that have
-    /// something to do now.
-    pub async fn look(&self) -> anyhow::Result<Vec<IssueId>> {
-        let heads = self
-            .hands
-            .log
-            .attention(self.hands.clock.now(), ATTENTION_MAX)
-            .await?;
-        let watching: Vec<IssueId> = heads
-            .into_iter()
-            .filter(|head| head.watching)
-            .map(|head| head.issue)
-            .collect();
+        let ahead = now + SignedDuration::from_secs(LOOK_AHEAD_SECONDS);
+        let attention = self.hands.log.attention(ahead, ATTENTION_MAX).await?;
+        stats::looked(&attention, now);
+        let watching = attention.iter().filter(|it| it.watching);
+        let watching: Vec<IssueId> = watching.map(|it| it.issue.clone()).collect();
         let mut moved = self.look_at(&watching).await?;
-        moved.extend(self.overdue().await?);
+        let (overdue, later): (Vec<_>, Vec<_>) = attention
+            .into_iter()
+            .filter_map(|it| Some((it.at?, it.issue)))
+            .partition(|(at, _)| *at <= now);
+        moved.extend(overdue.into_iter().map(|(_, issue)| issue));
         moved.sort();
         moved.dedup();
-        Ok(moved)
+        let cache = self.cache();
+        let paces = watching.iter().filter_map(|id| {
+            let seconds = pace::look_again_in(cache.get(id)?, now)?;
+            Some(now + SignedDuration::from_secs(seconds))
+        });
+        let again_at = later.into_iter().map(|(at, _)| at).chain(paces).min();
+        Ok(Looked { moved, again_at })
     }
 
     /// Asks about what runs for some issues, in bulk, and returns those for
@@ -199,7 +228,6 @@ impl Engine {
                 }
             };
             let watching = issue.watching();
-            self.forget_unseen(id, &watching);
             for watch in watching {
                 match watch {
                     Watch::Run {
@@ -237,7 +265,7 @@ impl Engine {
                     run,
                     sight,
                 });
-                let input = self.seen(&issue, task, input);
+                let input = self.seen(&issue, task, input).await;
                 inputs.entry(issue).or_default().push(input);
             }
         }
@@ -247,7 +275,7 @@ impl Engine {
             for ((issue, task, _), answer) in pulls.into_iter().zip(answers) {
                 let known = task.clone();
                 let input = answer.map(|facts| Input::SawPull { task: known, facts });
-                let input = self.seen(&issue, task, input);
+                let input = self.seen(&issue, task, input).await;
                 inputs.entry(issue).or_default().push(input);
             }
         }
@@ -262,32 +290,16 @@ impl Engine {
         Ok(moved)
     }
 
-    /// What is not watched any more is not unseen either.
-    fn forget_unseen(&self, id: &IssueId, watching: &[Watch]) {
-        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
-        unseen.retain(|(issue, task), _| {
-            issue != id
-                || watching.iter().any(|it| match it {
-                    Watch::Run { task: watched, .. } | Watch::Pull { task: watched, .. } => {
-                        watched == task
-                    }
-                })
-        });
-    }
-
     /// What a look at a task came to. A look that fails leaves no trace in the
     /// log; only since when it does is remembered.
-    fn seen(&self, issue: &IssueId, task: TaskId, input: Result<Input, Fault>) -> Input {
-        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (issue.clone(), task.clone());
+    async fn seen(&self, issue: &IssueId, task: TaskId, input: Result<Input, Fault>) -> Input {
         match input {
             Ok(input) => {
-                unseen.remove(&key);
+                self.blind.sees(issue, &task).await;
                 input
             }
             Err(fault) => {
-                warn!(%issue, %task, "could not look: {fault}");
-                let since = *unseen.entry(key).or_insert_with(|| self.hands.clock.now());
+                let since = self.blind.fails(issue, &task, &fault).await;
                 Input::Unseen { task, since, fault }
             }
         }
@@ -301,11 +313,10 @@ impl Engine {
         if !records.is_empty() {
             let fresh = Arc::make_mut(&mut issue);
             for record in &records {
-                anyhow::ensure!(
-                    record.seq == fresh.seq + 1,
-                    "the log of issue {id} has a gap after {}",
-                    fresh.seq
-                );
+                if record.seq != fresh.seq + 1 {
+                    let why = format!("its log has a gap after {}", fresh.seq);
+                    return Err(self.park(id, why).await);
+                }
                 crate::issue::evolve(fresh, record);
             }
             self.keep(Arc::clone(&issue));
@@ -316,9 +327,19 @@ impl Engine {
     /// One step: decide on the inputs, claim what is due if asked to, and write
     /// all of it at once.
     async fn step(&self, id: &IssueId, inputs: Vec<Input>, claim: bool) -> anyhow::Result<Step> {
+        let (mut refused_after, mut contradictions) = (None, 0);
         for _ in 0..CONFLICTS_MAX {
             let issue = self.load(id).await?;
             let after = issue.seq;
+            // Who is refused sees at the next try what was written, or the head lies.
+            contradictions = match refused_after {
+                Some(it) if it == after => contradictions + 1,
+                Some(_) | None => 0,
+            };
+            if contradictions >= CONTRADICTIONS_MAX {
+                let why = format!("its head does not match its log, which ends at {after}");
+                return Err(self.park(id, why).await);
+            }
             let mut draft = Draft::new(Arc::unwrap_or_clone(issue), self.hands.clock.now());
             for input in &inputs {
                 draft.take(input.clone());
@@ -339,11 +360,13 @@ impl Engine {
                 issue: id.clone(),
                 after,
                 at: draft.now,
-                events: draft.events,
+                entries: stats::entries(&issue, after + 1, &draft.events),
+                events: draft.events.clone(),
                 head: view::head(&issue),
             };
             match self.hands.log.append(append).await {
                 Ok(()) => {
+                    stats::measure(&issue, after + 1, &draft.events);
                     self.keep(Arc::clone(&issue));
                     return Ok(Step {
                         issue,
@@ -351,13 +374,37 @@ impl Engine {
                         wrote: true,
                     });
                 }
-                Err(AppendError::Conflict) => debug!(issue = %id, "somebody else wrote first"),
+                Err(AppendError::Conflict) => {
+                    debug!(issue = %id, "somebody else wrote first");
+                    metrics::counter!(stats::APPEND_CONFLICTS).increment(1);
+                    refused_after = Some(after);
+                }
+                Err(AppendError::OverLimit { account }) => {
+                    anyhow::bail!(
+                        "issue {id}: the account `{account}` is over a limit that nobody set"
+                    )
+                }
                 Err(AppendError::Failed(error)) => {
                     return Err(error.context(format!("append to the log of issue {id}")));
                 }
             }
         }
         anyhow::bail!("issue {id} kept moving for {CONFLICTS_MAX} tries")
+    }
+
+    /// Takes an issue out of everybody's way that cannot be told any more.
+    async fn park(&self, id: &IssueId, why: String) -> anyhow::Error {
+        error!(issue = %id, "parked: {why}");
+        metrics::counter!(stats::ISSUES_PARKED).increment(1);
+        self.cache().remove(id);
+        if let Err(error) = self.hands.log.park(id, &words::parked(id, &why)).await {
+            return error.context(format!("park issue {id}, since {why}"));
+        }
+        Parked {
+            issue: id.clone(),
+            why,
+        }
+        .into()
     }
 
     fn cache(&self) -> std::sync::MutexGuard<'_, HashMap<IssueId, Arc<Issue>>> {
@@ -387,206 +434,6 @@ impl Engine {
 
     fn executor(&self, kind: ExecutorKind) -> Option<&Arc<dyn Executor>> {
         self.hands.executors.iter().find(|it| it.kind() == kind)
-    }
-
-    /// Makes one effect that was claimed, and says what came of it.
-    async fn make(&self, issue: Arc<Issue>, due: Due) -> Input {
-        let key = due.key;
-        let claim = issue.owed.get(&key).and_then(|it| it.claimed);
-        if claim.is_none_or(|it| self.hands.clock.now() >= it.until) {
-            // This process slept through its claim: somebody else has it by now.
-            return Input::Tick;
-        }
-        match self.call(&issue, &due).await {
-            Ok(Answer::Outcome(outcome)) => Input::Performed { key, outcome },
-            Ok(Answer::Absent { certain }) => Input::Absent {
-                key,
-                claim: due.claim,
-                certain,
-            },
-            Err(fault) => {
-                warn!(issue = %issue.id, key, "could not make an effect: {fault}");
-                Input::Faulted {
-                    key,
-                    claim: due.claim,
-                    fault,
-                }
-            }
-        }
-    }
-
-    async fn call(&self, issue: &Issue, due: &Due) -> Result<Answer, Fault> {
-        let Hands {
-            tracker,
-            forge,
-            policies,
-            ..
-        } = &self.hands;
-        let id = effect_id(issue, due.key);
-        let outcome = match &due.effect {
-            Effect::Fetch => {
-                let brief = tracker.read(&issue.id).await?;
-                match policies.policy(&brief) {
-                    Ok(policy) => Outcome::Briefed(Box::new(Briefing { brief, policy })),
-                    Err(why) => Outcome::Unserved(why),
-                }
-            }
-            Effect::Say { session, activity } => {
-                tracker.say(id, session, activity).await?;
-                Outcome::Done
-            }
-            Effect::ShowPlan { session } => {
-                tracker.show_plan(session, &plan_items(issue)).await?;
-                Outcome::Done
-            }
-            Effect::Link {
-                session,
-                label,
-                url,
-            } => {
-                tracker.link(session, label, url).await?;
-                Outcome::Done
-            }
-            Effect::Move { to } => {
-                tracker.set_stage(&issue.id, *to).await?;
-                Outcome::Done
-            }
-            Effect::Start { task, executor, .. } => {
-                let runs = self.available(*executor)?;
-                let job = job(issue, task, *executor, id)?;
-                match due.how {
-                    How::Make => started(runs.start(&job).await?),
-                    How::Look => match runs.settle(&job).await? {
-                        Settlement::Found(run) => started(run),
-                        Settlement::Absent { certain } => return Ok(Answer::Absent { certain }),
-                    },
-                }
-            }
-            Effect::Stop { executor, run, .. } => {
-                self.available(*executor)?.stop(run).await?;
-                Outcome::Done
-            }
-            Effect::Merge { task, number, sha } => {
-                let (slug, method, title) = merge_words(issue, task, *number)?;
-                if due.how == How::Look {
-                    let ask = PullAsk {
-                        slug,
-                        which: WhichPull::Number(*number),
-                    };
-                    let facts = forge.facts(&[ask]).await.pop().transpose()?.flatten();
-                    match facts.filter(|it| it.state == PullState::Merged) {
-                        Some(facts) => Outcome::Merged {
-                            sha: facts.head_sha,
-                        },
-                        None => return Ok(Answer::Absent { certain: true }),
-                    }
-                } else {
-                    let ask = MergeAsk {
-                        slug,
-                        number: *number,
-                        sha: sha.clone(),
-                        method,
-                        title,
-                    };
-                    match forge.merge(&ask).await? {
-                        MergeAnswer::Merged { sha } => Outcome::Merged { sha },
-                        MergeAnswer::HeadMoved => Outcome::HeadMoved,
-                        MergeAnswer::Refused { why } => Outcome::MergeRefused { why },
-                    }
-                }
-            }
-        };
-        Ok(Answer::Outcome(outcome))
-    }
-
-    fn available(&self, kind: ExecutorKind) -> Result<&Arc<dyn Executor>, Fault> {
-        self.executor(kind).ok_or_else(|| Fault::Permanent {
-            class: FailureClass::Invalid,
-            why: format!("the executor `{kind}` is not configured here: set it up, or choose another strategy (codegen.strategy)"),
-        })
-    }
-}
-
-enum Answer {
-    Outcome(Outcome),
-    Absent { certain: bool },
-}
-
-fn started(Started { run, url, begun }: Started) -> Outcome {
-    Outcome::Started { run, url, begun }
-}
-
-/// The id of an effect: the same for every try, another for every effect, also
-/// where an issue is begun anew on an empty store; a UUID v4 by its form, as Linear asks for.
-pub fn effect_id(issue: &Issue, key: Seq) -> Uuid {
-    let Issue { id, born, .. } = issue;
-    let digest = Sha256::digest(format!("{id}:{born}:{key}"));
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&digest[..16]);
-    uuid::Builder::from_random_bytes(bytes).into_uuid()
-}
-
-fn job(issue: &Issue, id: &TaskId, executor: ExecutorKind, key: Uuid) -> Result<Job, Fault> {
-    let (Some(task), Some(policy)) = (issue.task(id), issue.policy.as_deref()) else {
-        return Err(bug(format!("the task `{id}` is not there")));
-    };
-    Ok(Job {
-        key: key.to_string(),
-        issue: issue.id.clone(),
-        identifier: issue.identifier.clone(),
-        issue_title: issue.title.clone(),
-        issue_url: issue.url.clone(),
-        task: id.clone(),
-        kind: task.spec.kind,
-        title: task.spec.title.clone(),
-        prompt: frame::frame(issue, task, executor),
-        answer_schema: frame::answer_schema(issue, task),
-        repository: policy.repository.clone(),
-        branch: task.branch.clone().unwrap_or_default(),
-        agent: policy.agent.clone(),
-        cost_max: policy.cost_per_task_max,
-        seconds_max: policy.task_timeout_seconds,
-    })
-}
-
-fn merge_words(
-    issue: &Issue,
-    task: &TaskId,
-    number: u64,
-) -> Result<(String, crate::issue::MergeMethod, String), Fault> {
-    let (Some(task), Some(policy)) = (issue.task(task), issue.policy.as_deref()) else {
-        return Err(bug(format!("the task `{task}` is not there")));
-    };
-    let title = words::merge_title(issue, task, number);
-    Ok((policy.repository.slug.clone(), policy.method, title))
-}
-
-fn bug(why: String) -> Fault {
-    error!("{why}");
-    Fault::Permanent {
-        class: FailureClass::Invalid,
-        why,
-    }
-}
-
-fn plan_items(issue: &Issue) -> Vec<PlanItem> {
-    issue.tasks.iter().map(plan_item).collect()
-}
-
-fn plan_item(task: &Task) -> PlanItem {
-    let status = match task.word() {
-        "todo" => PlanStatus::Pending,
-        "merged" | "succeeded" => PlanStatus::Completed,
-        "failed" | "skipped" | "cancelled" => PlanStatus::Canceled,
-        _ => PlanStatus::InProgress,
-    };
-    let note = match task.word() {
-        word @ ("failed" | "skipped" | "ready") => format!(" ({word})"),
-        _ => String::new(),
-    };
-    PlanItem {
-        content: format!("{}{note}", task.spec.title),
-        status,
     }
 }
 

@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 use crate::engine::{Engine, Heard};
 use crate::issue::{IssueId, Time};
 use crate::linear::webhook::{self, Refused};
+use crate::ports::Place;
 use crate::view;
 
 /// The largest body of a webhook, in bytes (contract, section 4).
@@ -144,23 +145,26 @@ async fn status(State(doors): State<Arc<Doors>>) -> Response {
 
 #[derive(Deserialize)]
 struct IssuesPage {
-    before: Option<Time>,
+    /// The `next` of the page before, or a moment.
+    before: Option<String>,
 }
 
 async fn issues(State(doors): State<Arc<Doors>>, Query(page): Query<IssuesPage>) -> Response {
-    match doors
-        .engine
-        .hands()
-        .log
-        .heads(page.before, ISSUES_PER_PAGE)
-        .await
-    {
+    let place = page.before.map(|it| it.parse::<Place>()).transpose();
+    let Ok(place) = place else {
+        return problem(
+            StatusCode::BAD_REQUEST,
+            "`before` is the `next` of a page, or a moment like 2026-01-31T12:00:00Z",
+        );
+    };
+    let log = &doors.engine.hands().log;
+    match log.heads(place.as_ref(), ISSUES_PER_PAGE).await {
         Ok(heads) => {
             let full = heads.len() == ISSUES_PER_PAGE;
             let next = heads
                 .last()
                 .filter(|_| full)
-                .map(|it| it.started_at.to_string());
+                .map(|it| it.place().to_string());
             let issues = heads.into_iter().map(view::line).collect();
             Json(view::IssueList { issues, next }).into_response()
         }

@@ -10,6 +10,7 @@ mod evolve;
 pub mod frame;
 mod outcome;
 mod owed;
+pub mod pace;
 pub mod plan;
 mod policy;
 pub mod route;
@@ -22,7 +23,7 @@ pub mod words;
 use serde::{Deserialize, Serialize};
 
 pub use self::advance::advance;
-pub use self::event::{Event, Record, RoundOutcome, Settled};
+pub use self::event::{Event, Record, RoundOutcome, Settled, leaves_work};
 pub use self::evolve::evolve;
 pub use self::owed::{Claim, Doubt, Due, How, Owed};
 pub use self::plan::{Complexity, Spec, TaskKind};
@@ -40,9 +41,13 @@ pub type Time = jiff::Timestamp;
 /// is the idempotency key of its effect.
 pub type Seq = u64;
 
-/// How long a claim on an effect holds. Longer than any single call to the
+/// How long a claim on an effect holds at least. Longer than any single call to the
 /// outside may take, so that a claim lapses only when its holder is gone.
 pub const LEASE_SECONDS: i64 = 60;
+/// Claims lapse on a multiple of this …
+pub const LEASE_GRAIN_SECONDS: i64 = 30;
+/// … and so at the latest after this long.
+pub const LEASE_SECONDS_MAX: i64 = LEASE_SECONDS + LEASE_GRAIN_SECONDS;
 /// How often a message to Linear is tried before it is dropped.
 pub const SAY_TRIES_MAX: u32 = 12;
 /// How often the last word of a round is tried: with the capped backoff, about two days.
@@ -441,7 +446,7 @@ impl Draft {
     /// Claims all that is due now, so that no other copy of us does the same.
     pub fn claim(&mut self) -> Vec<Due> {
         let due = self.issue.due(self.now);
-        let until = self.now + jiff::SignedDuration::from_secs(LEASE_SECONDS);
+        let until = lapse(self.now);
         due.into_iter()
             .map(|it| {
                 self.emit(Event::Claimed { key: it.key, until });
@@ -477,6 +482,16 @@ impl Draft {
             });
         }
     }
+}
+
+/// When a claim that is made now lapses. Rounded up, so that the claims of a
+/// busy moment lapse together: a store that keeps an index of such times need
+/// not rewrite it at each step.
+fn lapse(now: Time) -> Time {
+    let soonest = now + jiff::SignedDuration::from_secs(LEASE_SECONDS);
+    let rest = soonest.as_second().rem_euclid(LEASE_GRAIN_SECONDS);
+    let whole = Time::from_second(soonest.as_second() - rest).unwrap_or(soonest);
+    whole + jiff::SignedDuration::from_secs(LEASE_GRAIN_SECONDS)
 }
 
 /// A text from outside, cut to `max` bytes at a character.

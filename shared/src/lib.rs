@@ -8,7 +8,8 @@
 //!   that they share.
 //! * [`config`]: `config.json` and the environment become settings.
 //! * [`http`]: one router for webhooks and the API; [`view`]: the documents it serves.
-//! * [`service`]: the three roles in one process.
+//! * [`service`]: the three roles in one process; [`serverless`]: each in a function.
+//! * [`stats`]: what events count up to.
 //! * [`wire`]: environment in, engine out. The only place where adapters are chosen.
 
 pub mod codegen;
@@ -20,7 +21,9 @@ pub mod issue;
 pub mod linear;
 pub mod net;
 pub mod ports;
+pub mod serverless;
 pub mod service;
+pub mod stats;
 pub mod store;
 pub mod view;
 pub mod wire;

@@ -1,6 +1,7 @@
 //! What the engine needs of the world, as promises. Adapters keep them, and so
 //! does the simulator's world.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -16,6 +17,7 @@ use crate::issue::{
 #[derive(Clone)]
 pub struct Hands {
     pub log: Arc<dyn Log>,
+    pub registers: Arc<dyn Registers>,
     pub tracker: Arc<dyn Tracker>,
     pub forge: Arc<dyn Forge>,
     pub executors: Vec<Arc<dyn Executor>>,
@@ -35,25 +37,38 @@ pub trait Policies: Send + Sync {
     fn policy(&self, brief: &Brief) -> Result<Policy, String>;
 }
 
-/// The logs of all issues, and a small head for each.
+/// The logs of all issues, a small head for each, and accounts.
 #[async_trait]
 pub trait Log: Send + Sync {
     /// The records of an issue after `after`, oldest first, all of them.
     async fn read(&self, issue: &IssueId, after: Seq) -> anyhow::Result<Vec<Record>>;
 
     /// Writes all of it or nothing, durably, if the issue's last seq is still
-    /// `append.after`.
+    /// `append.after` and no entry goes over its limit.
     async fn append(&self, append: Append) -> Result<(), AppendError>;
 
     /// Issues to look after: those with something to watch, and those whose
     /// `attention_at` is not after `now`; most overdue first, at most `limit`.
-    async fn attention(&self, now: Time, limit: usize) -> anyhow::Result<Vec<Head>>;
+    async fn attention(&self, now: Time, limit: usize) -> anyhow::Result<Vec<Attention>>;
 
     /// The id of an issue, by id or identifier.
     async fn find(&self, name: &str) -> anyhow::Result<Option<IssueId>>;
 
-    /// Heads of issues, newest first, `limit` of them, from before `before` (a head's `started_at`).
-    async fn heads(&self, before: Option<Time>, limit: usize) -> anyhow::Result<Vec<Head>>;
+    /// Heads of issues, newest first, `limit` of them, that come after `after`.
+    async fn heads(&self, after: Option<&Place>, limit: usize) -> anyhow::Result<Vec<Head>>;
+
+    /// The figures of accounts, in the order of the names; nothing was ever
+    /// entered in an empty one.
+    async fn accounts(&self, names: &[String]) -> anyhow::Result<Vec<Figures>>;
+
+    /// Takes an issue out of everybody's attention until its head is rebuilt,
+    /// with the reason in its head's `waiting_for`. For an issue whose head and
+    /// events contradict each other; its log is left as it is.
+    async fn park(&self, issue: &IssueId, why: &str) -> anyhow::Result<()>;
+
+    /// Puts this head in place of whatever is there, if the last event of the
+    /// issue's log is `head.seq`; else it is a conflict.
+    async fn rebuild(&self, head: Head) -> Result<(), AppendError>;
 }
 
 /// What one step writes.
@@ -65,15 +80,110 @@ pub struct Append {
     pub at: Time,
     pub events: Vec<Event>,
     pub head: Head,
+    /// Entries in accounts, one for each account at most.
+    pub entries: Vec<Entry>,
+}
+
+/// Figures by name. Whole numbers, so that sums are exact: counts, seconds,
+/// millionths of a USD.
+pub type Figures = BTreeMap<String, i64>;
+
+/// What is added to the figures of an account, with an append or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub account: String,
+    pub add: Figures,
+    pub limit: Option<Limit>,
+}
+
+/// A figure may not be over this afterwards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    pub figure: String,
+    pub max: i64,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
     /// Somebody else has written: load again and decide again.
-    #[error("the issue has moved on")]
+    #[error("somebody else has written")]
     Conflict,
+    /// An entry would go over its limit.
+    #[error("the account `{account}` is at its limit")]
+    OverLimit { account: String },
     #[error(transparent)]
     Failed(#[from] anyhow::Error),
+}
+
+/// An issue that somebody has to see to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attention {
+    pub issue: IssueId,
+    /// When something is owed or a deadline passes.
+    pub at: Option<Time>,
+    /// A run or a pull request is worth asking about.
+    pub watching: bool,
+}
+
+/// A place in the list of heads: after the issue with this start and id. Of
+/// issues that started at once, the one with the greater id comes first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub started_at: Time,
+    pub issue: IssueId,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}_{}", self.started_at, self.issue)
+    }
+}
+
+impl std::str::FromStr for Place {
+    type Err = jiff::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // Without an id: all that started before.
+        let (started_at, issue) = text.split_once('_').unwrap_or((text, ""));
+        Ok(Self {
+            started_at: started_at.parse()?,
+            issue: issue.into(),
+        })
+    }
+}
+
+/// Small values beside the logs that all copies of us share, each replaced only
+/// by who has seen the present one: the configuration, token buckets, circuit
+/// breakers, jobs of runners. A register whose time is over is as good as gone.
+#[async_trait]
+pub trait Registers: Send + Sync {
+    async fn get(&self, shelf: &str, name: &str, now: Time) -> anyhow::Result<Option<Register>>;
+
+    /// All registers of a shelf, by name.
+    async fn list(&self, shelf: &str, now: Time) -> anyhow::Result<Vec<Register>>;
+
+    /// Writes if the register is still at version `seen` (0: there is none).
+    /// `None` removes it. A conflict says that somebody else has written.
+    async fn put(&self, write: RegisterWrite, seen: u64, now: Time) -> Result<(), AppendError>;
+}
+
+/// A register as it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Register {
+    pub name: String,
+    /// From 1, one more with each write.
+    pub version: u64,
+    pub value: serde_json::Value,
+}
+
+/// What a register shall hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegisterWrite {
+    pub shelf: String,
+    pub name: String,
+    pub value: Option<serde_json::Value>,
+    /// When it is over, to the second.
+    pub expires_at: Option<Time>,
 }
 
 /// What is known of an issue without reading its log. Its size does not depend
@@ -98,6 +208,23 @@ pub struct Head {
     pub attention_at: Option<Time>,
     /// A run or a pull request is worth asking about.
     pub watching: bool,
+}
+
+impl Head {
+    /// Where it stands in the list.
+    pub fn place(&self) -> Place {
+        Place {
+            started_at: self.started_at,
+            issue: self.issue.clone(),
+        }
+    }
+
+    /// Takes the issue out of everybody's attention, and says why.
+    pub fn park(&mut self, why: &str) {
+        self.attention_at = None;
+        self.watching = false;
+        self.waiting_for = Some(why.to_owned());
+    }
 }
 
 /// The place where people speak with us: Linear.

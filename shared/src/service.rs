@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, error, info};
 
 use crate::engine::Engine;
-use crate::issue::IssueId;
+use crate::issue::{IssueId, Time};
 
 /// The wake-ups that may wait.
 const WAKES_MAX: usize = 10_000;
@@ -154,7 +154,7 @@ impl Desk {
             *self.acting.entry(id.clone()).or_default() += 1;
             let engine = Arc::clone(engine);
             work.spawn(async move {
-                if let Err(error) = engine.act(&id).await {
+                if let Err(error) = engine.act(&id, Time::MAX).await {
                     error!(issue = %id, "could not drive the issue: {error:#}");
                 }
                 Done::Acted(id)
@@ -169,7 +169,7 @@ impl Desk {
         let engine = Arc::clone(engine);
         work.spawn(async move {
             let looked = if everything {
-                engine.look().await
+                engine.look().await.map(|it| it.moved)
             } else {
                 engine.look_at(&some).await
             };

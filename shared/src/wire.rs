@@ -1,7 +1,9 @@
 //! Settings in, hands out: the only place where adapters are chosen.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use anyhow::Context as _;
 use secrecy::SecretString;
 
 use crate::config::{self, Env, Settings, StorePlace};
@@ -9,7 +11,7 @@ use crate::engine::Engine;
 use crate::http::Doors;
 use crate::issue::Time;
 use crate::linear::client::Auth;
-use crate::ports::{Clock, Executor, Forge, Hands, Log, Tracker};
+use crate::ports::{Clock, Executor, Forge, Hands, Log, Registers, Tracker};
 use crate::{codegen, github, linear};
 
 /// The system's clock; the only one there is.
@@ -22,6 +24,11 @@ impl Clock for SystemClock {
     }
 }
 
+/// A moment as the standard library tells it, for instance the deadline of an invocation.
+pub fn moment(at: SystemTime) -> Time {
+    Time::try_from(at).unwrap_or(Time::MAX)
+}
+
 /// What is missing for the service to work, and how to give it.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} is not set: {remedy}")]
@@ -30,10 +37,47 @@ pub struct Missing {
     pub remedy: &'static str,
 }
 
+/// Where everything is kept that outlives a process.
+#[derive(Clone)]
+pub struct Store {
+    pub log: Arc<dyn Log>,
+    pub registers: Arc<dyn Registers>,
+}
+
+impl<S: Log + Registers + 'static> From<Arc<S>> for Store {
+    fn from(store: Arc<S>) -> Self {
+        Self {
+            log: Arc::clone(&store) as Arc<dyn Log>,
+            registers: store,
+        }
+    }
+}
+
+/// Opens the store that the settings name.
+pub async fn open(place: &StorePlace) -> anyhow::Result<Store> {
+    match place {
+        #[cfg(feature = "sqlite")]
+        StorePlace::Sqlite(path) => {
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder)
+                    .with_context(|| format!("make {}", folder.display()))?;
+            }
+            Ok(Arc::new(crate::store::sqlite::SqliteLog::open(path)?).into())
+        }
+        #[cfg(not(feature = "sqlite"))]
+        StorePlace::Sqlite(_) => {
+            anyhow::bail!("CYRUS_STORE must be dynamodb:TABLE in a Lambda function")
+        }
+        StorePlace::Dynamodb(table) => {
+            anyhow::bail!("CYRUS_STORE: the table `{table}` cannot be used yet")
+        }
+    }
+}
+
 /// The hands that the settings describe. `local`: the executor on this machine, if there is one.
 pub fn hands(
     settings: &Arc<Settings>,
-    log: Arc<dyn Log>,
+    store: Store,
     forge: Arc<dyn Forge>,
     local: Option<Arc<dyn Executor>>,
 ) -> anyhow::Result<Hands> {
@@ -42,7 +86,8 @@ pub fn hands(
         executors.push(Arc::new(codegen));
     }
     Ok(Hands {
-        log,
+        log: store.log,
+        registers: store.registers,
         tracker: tracker(settings)?,
         forge,
         executors,
@@ -51,13 +96,14 @@ pub fn hands(
     })
 }
 
-/// What a Lambda function works with: engine and doors, from its variables.
-pub fn function() -> anyhow::Result<Arc<Doors>> {
-    let loaded = config::load(&Env::from_process(), None, None)?;
-    let settings = Arc::new(loaded.settings);
-    let log = function_store(&settings)?;
-    let forge = Arc::new(forge(&settings)?);
-    let engine = Arc::new(Engine::new(hands(&settings, log, forge, None)?));
+/// What the functions that act and look work with, from their variables.
+pub async fn function_engine() -> anyhow::Result<Arc<Engine>> {
+    Ok(function().await?.1)
+}
+
+/// What the function that hears works with.
+pub async fn function_doors() -> anyhow::Result<Arc<Doors>> {
+    let (settings, engine) = function().await?;
     Ok(Arc::new(Doors {
         engine,
         // The table's stream wakes the orchestrator.
@@ -67,17 +113,13 @@ pub fn function() -> anyhow::Result<Arc<Doors>> {
     }))
 }
 
-fn function_store(settings: &Settings) -> anyhow::Result<Arc<dyn Log>> {
-    match &settings.store {
-        StorePlace::Dynamodb(table) => {
-            anyhow::bail!(
-                "CYRUS_STORE: the table `{table}` cannot be used yet, the DynamoDB store is not built"
-            )
-        }
-        StorePlace::Sqlite(_) => {
-            anyhow::bail!("CYRUS_STORE must be dynamodb:TABLE in a Lambda function")
-        }
-    }
+async fn function() -> anyhow::Result<(Arc<Settings>, Arc<Engine>)> {
+    let loaded = config::load(&Env::from_process(), None, None)?;
+    let settings = Arc::new(loaded.settings);
+    let store = open(&settings.store).await?;
+    let forge = Arc::new(forge(&settings)?);
+    let engine = Arc::new(Engine::new(hands(&settings, store, forge, None)?));
+    Ok((settings, engine))
 }
 
 /// Linear, for the engine.

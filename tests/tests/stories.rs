@@ -3,9 +3,9 @@
 use jiff::SignedDuration;
 use shared::issue::{
     AgentPolicy, Brief, Briefing, CancelReason, Check, CheckState, Draft, Due, Effect, Ending,
-    Failure, FailureClass, Fault, How, Input, Issue, IssueId, MergeMethod, MergeMode, Opening,
-    Outcome, Planning, Policy, PullFacts, PullState, Repository, RunResult, SessionId, Sight,
-    Strategy, TaskId, Time, Verbosity, frame, words,
+    Failure, FailureClass, Fault, How, Input, Issue, IssueId, LEASE_SECONDS_MAX, MergeMethod,
+    MergeMode, Opening, Outcome, Planning, Policy, PullFacts, PullState, Repository, RunResult,
+    SessionId, Sight, Strategy, TaskId, Time, Verbosity, frame, words,
 };
 
 struct Story {
@@ -768,7 +768,7 @@ fn the_word_of_a_holder_whose_claim_has_lapsed_does_not_count() {
     story.open("s1");
     story.make_all(|it| matches!(it, Effect::Start { .. }));
     let slow = story.claim().pop().expect("the start is due");
-    story.later(61);
+    story.later(LEASE_SECONDS_MAX);
     let other = story.claim().pop().expect("the claim has lapsed");
     assert_eq!((other.key, other.how), (slow.key, How::Look));
     let busy = Fault::Busy {

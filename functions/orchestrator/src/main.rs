@@ -1,19 +1,16 @@
-//! Acts: woken by the table's stream, makes what is due. What woke it carries
-//! no data, so it is not read.
+//! Acts: woken by the table's stream, drives the issues that its records name.
 
 use lambda_runtime::{Error, LambdaEvent, service_fn, tracing};
 use serde_json::Value;
-use shared::wire;
+use shared::{serverless, wire};
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
-    let engine = &wire::function()?.engine.clone();
-    lambda_runtime::run(service_fn(async move |_: LambdaEvent<Value>| {
-        for issue in engine.overdue().await? {
-            engine.act(&issue).await?;
-        }
-        Ok::<(), Error>(())
+    let engine = &wire::function_engine().await?;
+    lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {
+        let deadline = wire::moment(event.context.deadline());
+        Ok::<Value, Error>(serverless::on_stream(engine, &event.payload, deadline).await)
     }))
     .await
 }

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::state::{Issue, Task, TaskState};
 use super::verdict::short;
 use super::{
-    Activity, CancelReason, Effect, Event, ExecutorKind, Failure, RoundOutcome, Spec, TaskId,
-    TaskKind, Verbosity, clip,
+    Activity, CancelReason, Effect, Event, ExecutorKind, Failure, IssueId, RoundOutcome, Spec,
+    TaskId, TaskKind, Verbosity, clip,
 };
 
 /// The bytes of an error in the table of the last word.
@@ -518,4 +518,9 @@ fn ids(tasks: &[Spec]) -> String {
         .map(|it| format!("`{}`", it.id))
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+/// What the list shows of an issue that was parked.
+pub fn parked(issue: &IssueId, why: &str) -> String {
+    format!("{why}: an operator has to run `cyrus repair {issue}`")
 }

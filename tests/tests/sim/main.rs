@@ -20,9 +20,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use jiff::SignedDuration;
-use shared::engine::{Engine, Heard};
-use shared::issue::{ExecutorKind, IssueId};
-use shared::ports::{Executor, Hands};
+use shared::engine::{Engine, Heard, Rest};
+use shared::issue::{ExecutorKind, IssueId, Time};
+use shared::ports::{Executor, Hands, Log};
 use shared::store::memory::MemoryLog;
 
 use self::people::{Letter, Mail};
@@ -54,6 +54,7 @@ const LANDMARKS: &[&str] = &[
     "Linear delivered a thing again",
     "somebody was too busy",
     "a wake-up was lost",
+    "a drive ran out of time",
     "a claim lapsed",
     "a head moved after the run was over",
     "a merge was refused because the head had moved",
@@ -213,9 +214,20 @@ impl Simulation {
             return;
         }
         let engine = Arc::clone(&process.engine);
+        let world = Arc::clone(&self.world);
         process.activities.push(Box::pin(async move {
+            // Now and then, as in a function, little time is left.
+            let until = {
+                let mut world = world.lock().expect("one thread");
+                let short = world.dice(100);
+                let left = world.seconds(-1..=10);
+                if short { world.now + left } else { Time::MAX }
+            };
             // What fails here is found again by looking.
-            let _ = engine.act(&id).await;
+            if let Ok(Rest::OutOfTime) = engine.act(&id, until).await {
+                let mut world = world.lock().expect("one thread");
+                world.visit("a drive ran out of time");
+            }
             Finished::Acted(id)
         }));
     }
@@ -239,9 +251,9 @@ impl Simulation {
             return;
         }
         let engine = Arc::clone(&process.engine);
-        process.activities.push(Box::pin(
-            async move { Finished::Looked(engine.look().await) },
-        ));
+        process.activities.push(Box::pin(async move {
+            Finished::Looked(engine.look().await.map(|it| it.moved))
+        }));
     }
 
     fn pass_time(&mut self) {
@@ -296,11 +308,13 @@ fn process(world: &Shared, log: &Arc<MemoryLog>) -> Process {
             kind,
         })
     };
+    let store = Arc::new(Store {
+        view: view.clone(),
+        inner: Arc::clone(log),
+    });
     let engine = Engine::new(Hands {
-        log: Arc::new(Store {
-            view: view.clone(),
-            inner: Arc::clone(log),
-        }),
+        log: Arc::clone(&store) as Arc<dyn Log>,
+        registers: store,
         tracker: Arc::new(view.clone()),
         forge: Arc::new(view.clone()),
         executors: vec![runs(ExecutorKind::Local), runs(ExecutorKind::Codegen)],

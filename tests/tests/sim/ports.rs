@@ -11,8 +11,9 @@ use shared::issue::{
     RunId, SessionId, Sight, Stage, Time,
 };
 use shared::ports::{
-    Append, AppendError, Clock, Executor, Forge, Head, Job, Log, MergeAnswer, MergeAsk, OpenAsk,
-    Opened, PlanItem, Policies, PullAsk, Settlement, Started, Tracker,
+    Append, AppendError, Attention, Clock, Executor, Figures, Forge, Head, Job, Log, MergeAnswer,
+    MergeAsk, OpenAsk, Opened, Place, PlanItem, Policies, PullAsk, Register, RegisterWrite,
+    Registers, Settlement, Started, Tracker,
 };
 use shared::store::memory::MemoryLog;
 use uuid::Uuid;
@@ -391,7 +392,7 @@ impl Log for Store {
         Ok(())
     }
 
-    async fn attention(&self, now: Time, limit: usize) -> anyhow::Result<Vec<Head>> {
+    async fn attention(&self, now: Time, limit: usize) -> anyhow::Result<Vec<Attention>> {
         self.view.give_way().await;
         self.inner.attention(now, limit).await
     }
@@ -400,7 +401,51 @@ impl Log for Store {
         self.inner.find(name).await
     }
 
-    async fn heads(&self, before: Option<Time>, limit: usize) -> anyhow::Result<Vec<Head>> {
-        self.inner.heads(before, limit).await
+    async fn heads(&self, after: Option<&Place>, limit: usize) -> anyhow::Result<Vec<Head>> {
+        self.inner.heads(after, limit).await
+    }
+
+    async fn accounts(&self, names: &[String]) -> anyhow::Result<Vec<Figures>> {
+        self.inner.accounts(names).await
+    }
+
+    async fn park(&self, issue: &IssueId, why: &str) -> anyhow::Result<()> {
+        panic!("{issue} was parked: {why}")
+    }
+
+    async fn rebuild(&self, head: Head) -> Result<(), AppendError> {
+        self.inner.rebuild(head).await
+    }
+}
+
+#[async_trait]
+impl Registers for Store {
+    async fn get(&self, shelf: &str, name: &str, now: Time) -> anyhow::Result<Option<Register>> {
+        self.view.give_way().await;
+        self.may_fail("the registers could not be read")?;
+        self.inner.get(shelf, name, now).await
+    }
+
+    async fn list(&self, shelf: &str, now: Time) -> anyhow::Result<Vec<Register>> {
+        self.view.give_way().await;
+        self.may_fail("the registers could not be read")?;
+        self.inner.list(shelf, now).await
+    }
+
+    async fn put(&self, write: RegisterWrite, seen: u64, now: Time) -> Result<(), AppendError> {
+        self.view.give_way().await;
+        self.may_fail("a register could not be written")?;
+        self.inner.put(write, seen, now).await?;
+        self.view.give_way().await;
+        Ok(self.may_fail("the answer of the registers was lost")?)
+    }
+}
+
+impl Store {
+    fn may_fail(&self, why: &'static str) -> anyhow::Result<()> {
+        let mut world = self.view.world();
+        let chance = world.weather.store_fault;
+        anyhow::ensure!(!world.dice(chance), why);
+        Ok(())
     }
 }

@@ -23,7 +23,7 @@ const LIST_LAG_SECONDS_MAX: i64 = 25;
 
 /// What was claimed before a cancellation may still take effect this long
 /// after it: a lease, and the longest call.
-const AFTERMATH_SECONDS_MAX: i64 = shared::issue::LEASE_SECONDS + CALL_SECONDS_MAX;
+const AFTERMATH_SECONDS_MAX: i64 = shared::issue::LEASE_SECONDS_MAX + CALL_SECONDS_MAX;
 /// A run of a cancelled issue is asked to stop within this, whatever the weather.
 const STOP_SECONDS_MAX: i64 = 900;
 

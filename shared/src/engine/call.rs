@@ -1,0 +1,220 @@
+//! Making one effect: the only place where the outside world is changed, and
+//! only for what was requested and claimed in the log.
+
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+use tracing::{error, warn};
+use uuid::Uuid;
+
+use super::Engine;
+use crate::issue::{
+    Briefing, Due, Effect, ExecutorKind, FailureClass, Fault, How, Input, Issue, MergeMethod,
+    Outcome, PullState, Seq, Task, TaskId, frame, words,
+};
+use crate::ports::{
+    Executor, Hands, Job, MergeAnswer, MergeAsk, PlanItem, PlanStatus, PullAsk, Settlement,
+    Started, WhichPull,
+};
+
+impl Engine {
+    /// Makes one effect that was claimed, and says what came of it.
+    pub(super) async fn make(&self, issue: Arc<Issue>, due: Due) -> Input {
+        let key = due.key;
+        let claim = issue.owed.get(&key).and_then(|it| it.claimed);
+        if claim.is_none_or(|it| self.hands.clock.now() >= it.until) {
+            // This process slept through its claim: somebody else has it by now.
+            return Input::Tick;
+        }
+        match self.call(&issue, &due).await {
+            Ok(Answer::Outcome(outcome)) => Input::Performed { key, outcome },
+            Ok(Answer::Absent { certain }) => Input::Absent {
+                key,
+                claim: due.claim,
+                certain,
+            },
+            Err(fault) => {
+                warn!(issue = %issue.id, key, "could not make an effect: {fault}");
+                Input::Faulted {
+                    key,
+                    claim: due.claim,
+                    fault,
+                }
+            }
+        }
+    }
+
+    async fn call(&self, issue: &Issue, due: &Due) -> Result<Answer, Fault> {
+        let Hands {
+            tracker,
+            forge,
+            policies,
+            ..
+        } = &self.hands;
+        let id = effect_id(issue, due.key);
+        let outcome = match &due.effect {
+            Effect::Fetch => {
+                let brief = tracker.read(&issue.id).await?;
+                match policies.policy(&brief) {
+                    Ok(policy) => Outcome::Briefed(Box::new(Briefing { brief, policy })),
+                    Err(why) => Outcome::Unserved(why),
+                }
+            }
+            Effect::Say { session, activity } => {
+                tracker.say(id, session, activity).await?;
+                Outcome::Done
+            }
+            Effect::ShowPlan { session } => {
+                tracker.show_plan(session, &plan_items(issue)).await?;
+                Outcome::Done
+            }
+            Effect::Link {
+                session,
+                label,
+                url,
+            } => {
+                tracker.link(session, label, url).await?;
+                Outcome::Done
+            }
+            Effect::Move { to } => {
+                tracker.set_stage(&issue.id, *to).await?;
+                Outcome::Done
+            }
+            Effect::Start { task, executor, .. } => {
+                let runs = self.available(*executor)?;
+                let job = job(issue, task, *executor, id)?;
+                match due.how {
+                    How::Make => started(runs.start(&job).await?),
+                    How::Look => match runs.settle(&job).await? {
+                        Settlement::Found(run) => started(run),
+                        Settlement::Absent { certain } => return Ok(Answer::Absent { certain }),
+                    },
+                }
+            }
+            Effect::Stop { executor, run, .. } => {
+                self.available(*executor)?.stop(run).await?;
+                Outcome::Done
+            }
+            Effect::Merge { task, number, sha } => {
+                let (slug, method, title) = merge_words(issue, task, *number)?;
+                if due.how == How::Look {
+                    let ask = PullAsk {
+                        slug,
+                        which: WhichPull::Number(*number),
+                    };
+                    let facts = forge.facts(&[ask]).await.pop().transpose()?.flatten();
+                    match facts.filter(|it| it.state == PullState::Merged) {
+                        Some(facts) => Outcome::Merged {
+                            sha: facts.head_sha,
+                        },
+                        None => return Ok(Answer::Absent { certain: true }),
+                    }
+                } else {
+                    let ask = MergeAsk {
+                        slug,
+                        number: *number,
+                        sha: sha.clone(),
+                        method,
+                        title,
+                    };
+                    match forge.merge(&ask).await? {
+                        MergeAnswer::Merged { sha } => Outcome::Merged { sha },
+                        MergeAnswer::HeadMoved => Outcome::HeadMoved,
+                        MergeAnswer::Refused { why } => Outcome::MergeRefused { why },
+                    }
+                }
+            }
+        };
+        Ok(Answer::Outcome(outcome))
+    }
+
+    fn available(&self, kind: ExecutorKind) -> Result<&Arc<dyn Executor>, Fault> {
+        self.executor(kind).ok_or_else(|| Fault::Permanent {
+            class: FailureClass::Invalid,
+            why: format!("the executor `{kind}` is not configured here: set it up, or choose another strategy (codegen.strategy)"),
+        })
+    }
+}
+
+enum Answer {
+    Outcome(Outcome),
+    Absent { certain: bool },
+}
+
+fn started(Started { run, url, begun }: Started) -> Outcome {
+    Outcome::Started { run, url, begun }
+}
+
+/// The id of an effect: the same for every try, another for every effect, also
+/// where an issue is begun anew on an empty store; a UUID v4 by its form, as Linear asks for.
+pub fn effect_id(issue: &Issue, key: Seq) -> Uuid {
+    let Issue { id, born, .. } = issue;
+    let digest = Sha256::digest(format!("{id}:{born}:{key}"));
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_random_bytes(bytes).into_uuid()
+}
+
+fn job(issue: &Issue, id: &TaskId, executor: ExecutorKind, key: Uuid) -> Result<Job, Fault> {
+    let (Some(task), Some(policy)) = (issue.task(id), issue.policy.as_deref()) else {
+        return Err(bug(format!("the task `{id}` is not there")));
+    };
+    Ok(Job {
+        key: key.to_string(),
+        issue: issue.id.clone(),
+        identifier: issue.identifier.clone(),
+        issue_title: issue.title.clone(),
+        issue_url: issue.url.clone(),
+        task: id.clone(),
+        kind: task.spec.kind,
+        title: task.spec.title.clone(),
+        prompt: frame::frame(issue, task, executor),
+        answer_schema: frame::answer_schema(issue, task),
+        repository: policy.repository.clone(),
+        branch: task.branch.clone().unwrap_or_default(),
+        agent: policy.agent.clone(),
+        cost_max: policy.cost_per_task_max,
+        seconds_max: policy.task_timeout_seconds,
+    })
+}
+
+fn merge_words(
+    issue: &Issue,
+    task: &TaskId,
+    number: u64,
+) -> Result<(String, MergeMethod, String), Fault> {
+    let (Some(task), Some(policy)) = (issue.task(task), issue.policy.as_deref()) else {
+        return Err(bug(format!("the task `{task}` is not there")));
+    };
+    let title = words::merge_title(issue, task, number);
+    Ok((policy.repository.slug.clone(), policy.method, title))
+}
+
+fn bug(why: String) -> Fault {
+    error!("{why}");
+    Fault::Permanent {
+        class: FailureClass::Invalid,
+        why,
+    }
+}
+
+fn plan_items(issue: &Issue) -> Vec<PlanItem> {
+    issue.tasks.iter().map(plan_item).collect()
+}
+
+fn plan_item(task: &Task) -> PlanItem {
+    let status = match task.word() {
+        "todo" => PlanStatus::Pending,
+        "merged" | "succeeded" => PlanStatus::Completed,
+        "failed" | "skipped" | "cancelled" => PlanStatus::Canceled,
+        _ => PlanStatus::InProgress,
+    };
+    let note = match task.word() {
+        word @ ("failed" | "skipped" | "ready") => format!(" ({word})"),
+        _ => String::new(),
+    };
+    PlanItem {
+        content: format!("{}{note}", task.spec.title),
+        status,
+    }
+}

@@ -1,0 +1,137 @@
+//! One invocation of a function that acts or looks. What woke it carries no
+//! data but ids: lost, doubled or reordered, it does no harm.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::{error, info, warn};
+
+use crate::engine::{Engine, Parked, Rest};
+use crate::issue::{IssueId, LEASE_SECONDS, Time};
+use crate::stats;
+
+/// Drives of issues at the same time in one invocation.
+const DRIVES_AT_ONCE: usize = 16;
+/// Nothing is begun in the last part of an invocation, so that every call which
+/// is under way comes to its end before the platform kills us.
+const LAST_CALLS: SignedDuration = SignedDuration::from_secs(LEASE_SECONDS);
+/// How long one tick of the schedule looks, before the next one takes over.
+const LOOKING: SignedDuration = SignedDuration::from_secs(50);
+/// A look is never repeated sooner than this.
+const PAUSE_MIN: SignedDuration = SignedDuration::from_secs(2);
+/// Records of which it is worth telling why they were skipped.
+const SKIPPED_TOLD_MAX: usize = 1;
+
+/// A batch of the table's stream: drives the issues that it names. Answers with
+/// the records that shall be delivered again (`batchItemFailures`): those whose
+/// issue could not be driven to its rest. What cannot be read is skipped, or it
+/// would stand in the way of everything behind it.
+pub async fn on_stream(engine: &Arc<Engine>, event: &Value, deadline: Time) -> Value {
+    let mut records: BTreeMap<IssueId, Vec<&str>> = BTreeMap::new();
+    let mut skipped = 0;
+    for record in event["Records"].as_array().into_iter().flatten() {
+        match issue_of(record) {
+            Some((issue, number)) => records.entry(issue).or_default().push(number),
+            None => {
+                skipped += 1;
+                metrics::counter!(stats::RECORDS_SKIPPED).increment(1);
+                if skipped <= SKIPPED_TOLD_MAX {
+                    let id = record["eventID"].as_str().unwrap_or_default();
+                    error!("skipped a record of the stream that is none of ours: `{id}`");
+                }
+            }
+        }
+    }
+    if !event["Records"].is_array() {
+        metrics::counter!(stats::RECORDS_SKIPPED).increment(1);
+        error!("skipped an event that is no batch of the stream");
+    }
+    let unrest = drive(engine, records.keys().cloned(), deadline - LAST_CALLS).await;
+    let again: Vec<Value> = unrest
+        .iter()
+        .filter_map(|issue| records.get(issue))
+        .flatten()
+        .map(|number| json!({ "itemIdentifier": number }))
+        .collect();
+    json!({ "batchItemFailures": again })
+}
+
+/// The issue that a record is about, and the record's number in its shard.
+fn issue_of(record: &Value) -> Option<(IssueId, &str)> {
+    let change = record.get("dynamodb")?;
+    let issue = change["Keys"]["pk"]["S"].as_str()?.strip_prefix("issue#")?;
+    let number = change["SequenceNumber"].as_str()?;
+    (!issue.is_empty()).then(|| (issue.into(), number))
+}
+
+/// A tick of the schedule: looks at what runs and drives what has moved, again
+/// and again while it is worth it. Where nothing waits it asks once and is gone.
+pub async fn on_schedule(engine: &Arc<Engine>, deadline: Time) -> anyhow::Result<()> {
+    let clock = Arc::clone(&engine.hands().clock);
+    let until = (clock.now() + LOOKING).min(deadline - LAST_CALLS);
+    loop {
+        let looked = engine.look().await?;
+        drive(engine, looked.moved.into_iter(), until).await;
+        let now = clock.now();
+        let again_at = looked.again_at.map(|at| at.max(now + PAUSE_MIN));
+        let Some(again_at) = again_at.filter(|at| *at < until) else {
+            return Ok(());
+        };
+        sleep(again_at.duration_since(now).unsigned_abs()).await;
+    }
+}
+
+/// Drives issues until nothing is due, and returns those that did not come to
+/// their rest.
+async fn drive(
+    engine: &Arc<Engine>,
+    issues: impl Iterator<Item = IssueId>,
+    until: Time,
+) -> Vec<IssueId> {
+    let mut waiting: Vec<IssueId> = issues.collect();
+    waiting.reverse();
+    let mut work = JoinSet::new();
+    let mut names = BTreeMap::new();
+    let mut unrest = Vec::new();
+    loop {
+        while work.len() < DRIVES_AT_ONCE
+            && let Some(issue) = waiting.pop()
+        {
+            let (engine, id) = (Arc::clone(engine), issue.clone());
+            let drive = work.spawn(async move { engine.act(&id, until).await });
+            names.insert(drive.id(), issue);
+        }
+        let Some(done) = work.join_next_with_id().await else {
+            return unrest;
+        };
+        let (id, driven) = match done {
+            Ok((id, driven)) => (id, driven),
+            // A bug: said once, loudly; the issue is tried again, the others go on.
+            Err(error) => (
+                error.id(),
+                Err(anyhow::anyhow!("the drive broke off: {error}")),
+            ),
+        };
+        let Some(issue) = names.remove(&id) else {
+            continue;
+        };
+        match driven {
+            Ok(Rest::Reached) => {}
+            Ok(Rest::OutOfTime) => {
+                info!(%issue, "out of time: another invocation goes on");
+                unrest.push(issue);
+            }
+            Err(error) if error.is::<Parked>() => {
+                warn!(%issue, "passed over a parked issue");
+            }
+            Err(error) => {
+                error!(%issue, "could not drive the issue: {error:#}");
+                unrest.push(issue);
+            }
+        }
+    }
+}
