@@ -13,7 +13,7 @@
 //!   gets it reads again before deciding again.
 //! * An entry that would bring its figure over the limit is refused as
 //!   [`OverLimit`](AppendError::OverLimit), and nothing is written: no event, no
-//!   head, no other entry. A sum beyond what an `i64` holds stays at its edge.
+//!   head, no other entry.
 //! * `attention` gives what is overdue first, the most overdue at the front;
 //!   then what is only watched, by its next deadline.
 //! * An identifier is found in upper and lower case; where two issues bear one
@@ -21,6 +21,7 @@
 //! * A register that was removed or is over begins anew, at version 1. So names
 //!   that come back are for holders that look before their register is over.
 
+pub mod dynamo;
 pub mod memory;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

@@ -158,6 +158,13 @@ words_enum! {
     RoundOutcome { Succeeded = "succeeded", Failed = "failed", Cancelled = "cancelled" }
 }
 
+/// Do these events leave something to be done by others than their writer? Who
+/// claims something goes on with the issue until nothing is due.
+pub fn leaves_work(events: &[Event]) -> bool {
+    let any = |is: fn(&Event) -> bool| events.iter().any(is);
+    any(|it| matches!(it, Event::Requested(_))) && !any(|it| matches!(it, Event::Claimed { .. }))
+}
+
 /// An event where and when it was written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
