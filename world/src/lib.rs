@@ -6,6 +6,7 @@
 //! takes the time as an argument, and a thin HTTP skin over it.
 
 pub mod codegen;
+pub mod dynamo;
 pub mod faults;
 pub mod github;
 pub mod linear;
