@@ -2,6 +2,7 @@
 //! change is good; `cargo xtask bench store` measures the store.
 
 mod guards;
+mod infra;
 mod tools;
 
 use std::env;
@@ -25,6 +26,8 @@ enum Chore {
     Test,
     /// Switches one guard of the core off at a time and sees that a test notices
     Guards,
+    /// Judges template.yaml, and plants errors into it to see that they are noticed
+    Infra,
     /// Measures something
     Bench {
         #[command(subcommand)]
@@ -45,6 +48,11 @@ fn main() -> ExitCode {
     let done = House::find().and_then(|house| match arguments.chore {
         Chore::Test => test(&house),
         Chore::Guards => guards::check(&house),
+        Chore::Infra => infra::check(&house).map(|outcome| {
+            if let Outcome::Skipped(why) = outcome {
+                println!("xtask: SKIPPED: {why}");
+            }
+        }),
         Chore::Bench {
             what: Bench::Overhead,
         } => house.run(
@@ -84,7 +92,7 @@ fn test(house: &House) -> Result<()> {
         "-D",
         "warnings",
     ];
-    let steps: [(&str, &dyn Fn() -> Result<Outcome>); 6] = [
+    let steps: [(&str, &dyn Fn() -> Result<Outcome>); 7] = [
         ("format", &|| {
             house.check("cargo", &["fmt", "--all", "--check"])
         }),
@@ -92,6 +100,7 @@ fn test(house: &House) -> Result<()> {
         ("clippy", &|| house.check("cargo", &clippy)),
         ("dependencies", &|| tools::deny(house)),
         ("advisories", &|| tools::advisories(house)),
+        ("template", &|| infra::check(house)),
         ("tests", &|| {
             house.check("cargo", &["test", "--workspace", "--locked"])
         }),
