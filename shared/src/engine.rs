@@ -18,12 +18,12 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use jiff::SignedDuration;
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
 use self::blind::Blind;
 pub use self::call::effect_id;
 use crate::issue::{
-    Draft, Due, Event, ExecutorKind, Fault, Input, Issue, IssueId, LEASE_SECONDS_MAX, RunId,
+    Draft, Due, Event, ExecutorKind, Fault, Input, Issue, IssueId, LEASE_SECONDS_MAX, RunId, Seq,
     TaskId, Time, Watch, pace, words,
 };
 use crate::ports::{Append, AppendError, Executor, Hands, PullAsk, WhichPull};
@@ -329,8 +329,8 @@ impl Engine {
     async fn step(&self, id: &IssueId, inputs: Vec<Input>, claim: bool) -> anyhow::Result<Step> {
         let (mut refused_after, mut contradictions) = (None, 0);
         for _ in 0..CONFLICTS_MAX {
-            let issue = self.load(id).await?;
-            let after = issue.seq;
+            let before = self.load(id).await?;
+            let after = before.seq;
             // Who is refused sees at the next try what was written, or the head lies.
             contradictions = match refused_after {
                 Some(it) if it == after => contradictions + 1,
@@ -340,7 +340,7 @@ impl Engine {
                 let why = format!("its head does not match its log, which ends at {after}");
                 return Err(self.park(id, why).await);
             }
-            let mut draft = Draft::new(Arc::unwrap_or_clone(issue), self.hands.clock.now());
+            let mut draft = Draft::new(Issue::clone(&before), self.hands.clock.now());
             for input in &inputs {
                 draft.take(input.clone());
             }
@@ -353,20 +353,21 @@ impl Engine {
                     wrote: false,
                 });
             }
-            for event in &draft.events {
-                tell(&issue, event);
-            }
+            let facts = stats::facts(&before, &draft.events, draft.now);
             let append = Append {
                 issue: id.clone(),
                 after,
                 at: draft.now,
-                entries: stats::entries(&issue, after + 1, &draft.events),
+                entries: stats::entries(&facts, draft.now),
                 events: draft.events.clone(),
                 head: view::head(&issue),
             };
             match self.hands.log.append(append).await {
                 Ok(()) => {
-                    stats::measure(&issue, after + 1, &draft.events);
+                    stats::measure(&facts);
+                    for (seq, event) in (after + 1..).zip(&draft.events) {
+                        tell(&issue, seq, event);
+                    }
                     self.keep(Arc::clone(&issue));
                     return Ok(Step {
                         issue,
@@ -437,13 +438,17 @@ impl Engine {
     }
 }
 
-/// A log line for what a person would want to see happen.
-fn tell(issue: &Issue, event: &Event) {
+/// A log line for what a person would want to see happen. No text of the issue
+/// or of an agent stands in it.
+fn tell(issue: &Issue, seq: Seq, event: &Event) {
     let (id, identifier) = (&issue.id, &issue.identifier);
+    let task = event.task().map(tracing::field::display);
+    let key = event.key(seq);
+    let what = words::plain(event);
     match event {
         Event::Claimed { .. } | Event::Performed { .. } | Event::Requested(_) => {
-            debug!(issue = %id, identifier, "{}", words::sentence(event));
+            debug!(issue = %id, identifier, task, key, "{what}");
         }
-        _ => tracing::info!(issue = %id, identifier, "{}", words::sentence(event)),
+        _ => info!(issue = %id, identifier, task, key, "{what}"),
     }
 }

@@ -16,6 +16,7 @@ mod policy;
 pub mod route;
 mod sight;
 mod state;
+mod tally;
 mod understand;
 pub mod verdict;
 pub mod words;
@@ -32,6 +33,7 @@ pub use self::policy::{
     Verbosity,
 };
 pub use self::state::{Issue, Phase, Pull, StopReason, Stopping, Task, TaskState, Watch};
+pub use self::tally::{Tally, seconds};
 pub use self::verdict::{Check, CheckState, PullFacts, PullState};
 
 /// A moment, to the nanosecond, UTC.

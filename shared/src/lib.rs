@@ -9,7 +9,7 @@
 //! * [`config`]: `config.json` and the environment become settings.
 //! * [`http`]: one router for webhooks and the API; [`view`]: the documents it serves.
 //! * [`service`]: the three roles in one process; [`serverless`]: each in a function.
-//! * [`stats`]: what events count up to.
+//! * [`stats`]: what events count up to; [`telemetry`]: what a function tells of itself.
 //! * [`wire`]: environment in, engine out. The only place where adapters are chosen.
 
 pub mod codegen;
@@ -25,5 +25,6 @@ pub mod serverless;
 pub mod service;
 pub mod stats;
 pub mod store;
+pub mod telemetry;
 pub mod view;
 pub mod wire;

@@ -1,32 +1,184 @@
-//! What the events of issues count up to: entries in the accounts of a day, and
-//! metrics. Pure, but for the metrics, which go nowhere unless a recorder is
-//! installed.
+//! What the events of issues count up to: [`facts`] are found in what an append
+//! writes, entered in the account of their day with it ([`entries`]), and told
+//! to the metrics after it ([`measure`]). What leaves no trace in a log (looks,
+//! conflicts, calls) is in the metrics only.
+//!
+//! Pure, but for the metrics, which go nowhere unless a recorder is installed.
 
-use crate::issue::{Event, Issue, Seq, Time};
-use crate::ports::{Attention, Entry};
+mod account;
+mod metric;
 
-/// Appends that were refused because somebody else had written.
-pub const APPEND_CONFLICTS: &str = "AppendConflicts";
-/// Issues that were parked because their head contradicts their log.
-pub const ISSUES_PARKED: &str = "IssuesParked";
+use serde::{Deserialize, Serialize};
 
-/// Records of the table's stream that could not be read.
-pub const RECORDS_SKIPPED: &str = "RecordsSkipped";
-/// For how long the most overdue issue has been waiting.
-pub const OVERDUE_SECONDS: &str = "OverdueSeconds";
+use crate::issue::{
+    Event, ExecutorKind, Issue, Record, RoundOutcome, Task, TaskState, Time, evolve, seconds,
+};
 
-/// Tells the metrics what there was to look at.
-pub fn looked(attention: &[Attention], now: Time) {
-    let overdue = attention.iter().filter_map(|it| it.at).min();
-    let seconds = overdue.map_or(0.0, |at| now.duration_since(at).as_secs_f64().max(0.0));
-    metrics::gauge!(OVERDUE_SECONDS).set(seconds);
+pub use self::account::{Period, Sums, accounts_of, entries, spent_micros, usd};
+pub use self::metric::{
+    APPEND_CONFLICTS, CIRCUIT_OPEN, ISSUES_PARKED, LINEAR_CALLS, LINEAR_WAITS, METRICS, Metric,
+    RECORDS_SKIPPED, WebhookRefusal, looked, measure, overdue_seconds, refused, spent, values_of,
+};
+
+/// How a task can be over, as it is counted.
+pub const OUTCOMES: [&str; 5] = ["merged", "succeeded", "failed", "skipped", "cancelled"];
+
+/// Something that counts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    /// A run ended.
+    Ran {
+        executor: ExecutorKind,
+        seconds: i64,
+        cost_usd: f64,
+    },
+    /// A task is over; `None`: it never went to an executor.
+    Over {
+        executor: Option<ExecutorKind>,
+        /// One of [`OUTCOMES`].
+        outcome: &'static str,
+    },
+    /// Something holds a task up.
+    Held(Stage),
+    /// A person was greeted, so long after we heard of them.
+    Greeted { millis: i64 },
+    /// A round is over.
+    Done {
+        outcome: RoundOutcome,
+        /// The seconds that its runs worked, one after another …
+        run_seconds: i64,
+        /// … and during which at least one of them did.
+        busy_seconds: i64,
+        greeted_millis: Option<i64>,
+        linear_calls: i64,
+        linear_waits: i64,
+    },
 }
 
-/// What these events, the first of them at `first`, add to accounts. `issue` is
-/// as they have left it.
-pub fn entries(_issue: &Issue, _first: Seq, _events: &[Event]) -> Vec<Entry> {
-    Vec::new()
+crate::issue::words_enum! {
+    /// At which stage a task is held up.
+    Stage {
+        Start = "start",
+        Run = "run",
+        Stop = "stop",
+        PullRequest = "pull_request",
+        Checks = "checks",
+        Merge = "merge",
+        /// It waits for a person.
+        Person = "person",
+        Other = "other",
+    }
 }
 
-/// Tells the metrics what has happened.
-pub fn measure(_issue: &Issue, _first: Seq, _events: &[Event]) {}
+/// What counts among these events, written at `at` on an issue as it was `before` them.
+pub fn facts(before: &Issue, events: &[Event], at: Time) -> Vec<Fact> {
+    if !events.iter().any(may_count) {
+        return Vec::new();
+    }
+    // Step by step: an append may end a run and begin the next, or the next round.
+    let mut issue = before.clone();
+    let mut facts = Vec::new();
+    for (seq, event) in (before.seq + 1..).zip(events) {
+        facts.extend(fact(&issue, event, at));
+        let event = event.clone();
+        evolve(&mut issue, &Record { seq, at, event });
+    }
+    facts
+}
+
+fn may_count(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Performed { .. }
+            | Event::Held { why: Some(_), .. }
+            | Event::Ended { .. }
+            | Event::Readied { .. }
+            | Event::Merged { .. }
+            | Event::Settled { .. }
+            | Event::Done { .. }
+    )
+}
+
+fn fact(issue: &Issue, event: &Event, at: Time) -> Option<Fact> {
+    match event {
+        Event::Performed { key, .. } => issue.greeted_by(*key).then(|| Fact::Greeted {
+            millis: millis(issue.started_at, at),
+        }),
+        Event::Held { task, why: Some(_) } => Some(Fact::Held(stage(issue.task(task)?))),
+        Event::Readied { .. } => Some(Fact::Held(Stage::Person)),
+        Event::Ended { task, cost_usd, .. } => {
+            let task = issue.task(task)?;
+            Some(Fact::Ran {
+                executor: task.executor?,
+                seconds: seconds(task.works_since()?, at),
+                cost_usd: *cost_usd,
+            })
+        }
+        Event::Merged { task, .. } => over(issue.task(task)?, "merged"),
+        Event::Settled { task, verdict, .. } => over(issue.task(task)?, verdict.word()),
+        Event::Done { outcome } => {
+            let tally = &issue.tally;
+            Some(Fact::Done {
+                outcome: *outcome,
+                run_seconds: tally.run_seconds(),
+                busy_seconds: tally.busy_seconds(),
+                greeted_millis: tally.greeted_at.map(|at| millis(issue.started_at, at)),
+                linear_calls: tally.linear_calls,
+                linear_waits: tally.linear_waits,
+            })
+        }
+        Event::Opened(_)
+        | Event::Prompted { .. }
+        | Event::Reopened { .. }
+        | Event::Deferred { .. }
+        | Event::TakenUp
+        | Event::CancelAsked { .. }
+        | Event::Briefed(_)
+        | Event::Unserved { .. }
+        | Event::Laid { .. }
+        | Event::Planned { .. }
+        | Event::PlanRejected { .. }
+        | Event::Held { why: None, .. }
+        | Event::Routed { .. }
+        | Event::Requested(_)
+        | Event::Claimed { .. }
+        | Event::Faulted { .. }
+        | Event::Searched { .. }
+        | Event::GaveUp { .. }
+        | Event::Began { .. }
+        | Event::Overran { .. }
+        | Event::Retried { .. }
+        | Event::HeadSeen { .. }
+        | Event::Approved { .. }
+        | Event::Reported => None,
+    }
+}
+
+fn over(task: &Task, outcome: &'static str) -> Option<Fact> {
+    let executor = task.executor.filter(|_| task.attempt > 0);
+    Some(Fact::Over { executor, outcome })
+}
+
+fn stage(task: &Task) -> Stage {
+    match &task.state {
+        TaskState::Starting { .. } => Stage::Start,
+        TaskState::Running {
+            stopping: Some(_), ..
+        } => Stage::Stop,
+        TaskState::Running { stopping: None, .. } => Stage::Run,
+        TaskState::Seeking { .. } => Stage::PullRequest,
+        TaskState::Judging => Stage::Checks,
+        TaskState::Approved { .. } | TaskState::Merging { .. } => Stage::Merge,
+        TaskState::Ready => Stage::Person,
+        TaskState::Todo
+        | TaskState::Merged
+        | TaskState::Succeeded
+        | TaskState::Failed
+        | TaskState::Skipped
+        | TaskState::Cancelled => Stage::Other,
+    }
+}
+
+fn millis(from: Time, to: Time) -> i64 {
+    i64::try_from(to.duration_since(from).as_millis()).unwrap_or(i64::MAX)
+}

@@ -172,3 +172,77 @@ pub struct Record {
     pub at: Time,
     pub event: Event,
 }
+
+impl Event {
+    /// The task that it is about, if it is about one.
+    pub fn task(&self) -> Option<&TaskId> {
+        match self {
+            Self::Held { task, .. }
+            | Self::Routed { task, .. }
+            | Self::Began { task }
+            | Self::Overran { task }
+            | Self::Ended { task, .. }
+            | Self::Retried { task, .. }
+            | Self::HeadSeen { task, .. }
+            | Self::Approved { task, .. }
+            | Self::Readied { task }
+            | Self::Merged { task, .. }
+            | Self::Settled { task, .. } => Some(task),
+            Self::Requested(effect) => effect.task(),
+            Self::Opened(_)
+            | Self::Prompted { .. }
+            | Self::Reopened { .. }
+            | Self::Deferred { .. }
+            | Self::TakenUp
+            | Self::CancelAsked { .. }
+            | Self::Briefed(_)
+            | Self::Unserved { .. }
+            | Self::Laid { .. }
+            | Self::Planned { .. }
+            | Self::PlanRejected { .. }
+            | Self::Claimed { .. }
+            | Self::Performed { .. }
+            | Self::Faulted { .. }
+            | Self::Searched { .. }
+            | Self::GaveUp { .. }
+            | Self::Reported
+            | Self::Done { .. } => None,
+        }
+    }
+
+    /// The key of the effect that it is about, if it is about one; `seq`: its own position.
+    pub fn key(&self, seq: Seq) -> Option<Seq> {
+        match self {
+            Self::Requested(_) => Some(seq),
+            Self::Claimed { key, .. }
+            | Self::Performed { key, .. }
+            | Self::Faulted { key, .. }
+            | Self::Searched { key, .. }
+            | Self::GaveUp { key, .. } => Some(*key),
+            Self::Opened(_)
+            | Self::Prompted { .. }
+            | Self::Reopened { .. }
+            | Self::Deferred { .. }
+            | Self::TakenUp
+            | Self::CancelAsked { .. }
+            | Self::Briefed(_)
+            | Self::Unserved { .. }
+            | Self::Laid { .. }
+            | Self::Planned { .. }
+            | Self::PlanRejected { .. }
+            | Self::Held { .. }
+            | Self::Routed { .. }
+            | Self::Began { .. }
+            | Self::Overran { .. }
+            | Self::Ended { .. }
+            | Self::Retried { .. }
+            | Self::HeadSeen { .. }
+            | Self::Approved { .. }
+            | Self::Readied { .. }
+            | Self::Merged { .. }
+            | Self::Settled { .. }
+            | Self::Reported
+            | Self::Done { .. } => None,
+        }
+    }
+}

@@ -15,6 +15,7 @@ use super::{
 /// Remembers one record.
 pub fn evolve(issue: &mut Issue, record: &Record) {
     let Record { seq, at, event } = record;
+    super::tally::count(issue, record);
     issue.seq = *seq;
     if *seq == 1 {
         issue.born = *at;

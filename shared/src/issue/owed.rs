@@ -3,7 +3,8 @@
 use jiff::SignedDuration;
 
 use super::{
-    CLEAN_LOOK_PAUSE_SECONDS, CLEAN_LOOKS_MIN, CLEAN_LOOKS_SECONDS, Effect, Seq, SessionId, Time,
+    CLEAN_LOOK_PAUSE_SECONDS, CLEAN_LOOKS_MIN, CLEAN_LOOKS_SECONDS, Effect, Seq, SessionId, TaskId,
+    Time,
 };
 
 /// An effect that the log asks for and that is not settled.
@@ -109,6 +110,20 @@ impl Effect {
             | Self::Start { .. }
             | Self::Stop { .. }
             | Self::Merge { .. } => None,
+        }
+    }
+
+    /// The task that it is for, if it is for one.
+    pub fn task(&self) -> Option<&TaskId> {
+        match self {
+            Self::Start { task, .. } | Self::Stop { task, .. } | Self::Merge { task, .. } => {
+                Some(task)
+            }
+            Self::Fetch
+            | Self::Say { .. }
+            | Self::ShowPlan { .. }
+            | Self::Link { .. }
+            | Self::Move { .. } => None,
         }
     }
 

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 
 use super::{
     Brief, CancelReason, Due, Effect, ExecutorKind, HELD_TRIES, IssueId, Owed, Policy,
-    RoundOutcome, RunId, STOP_AGAIN_SECONDS, Seq, SessionId, Spec, TaskId, TaskKind, Time,
+    RoundOutcome, RunId, STOP_AGAIN_SECONDS, Seq, SessionId, Spec, Tally, TaskId, TaskKind, Time,
 };
 
 /// One issue, folded from its log.
@@ -62,6 +62,7 @@ pub struct Issue {
     pub finished_at: Option<Time>,
     /// USD of all rounds.
     pub spent_usd: f64,
+    pub tally: Tally,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -225,6 +226,7 @@ impl Issue {
             started_at: Time::UNIX_EPOCH,
             finished_at: None,
             spent_usd: 0.0,
+            tally: Tally::default(),
         }
     }
 

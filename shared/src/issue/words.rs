@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::state::{Issue, Task, TaskState};
 use super::verdict::short;
 use super::{
-    Activity, CancelReason, Effect, Event, ExecutorKind, Failure, IssueId, RoundOutcome, Spec,
-    TaskId, TaskKind, Verbosity, clip,
+    Activity, CancelReason, Effect, Ending, Event, ExecutorKind, Failure, IssueId, RoundOutcome,
+    Spec, TaskId, TaskKind, Verbosity, clip,
 };
 
 /// The bytes of an error in the table of the last word.
@@ -477,6 +477,60 @@ pub fn sentence(event: &Event) -> String {
         Event::Settled { task, verdict, why } => format!("`{task}` {verdict}: {why}"),
         Event::Reported => "the people were told how it stands".into(),
         Event::Done { outcome } => format!("the round ended: {outcome}"),
+    }
+}
+
+/// The same for an operator's log: no text of the issue, of people or of agents
+/// stands in it.
+pub fn plain(event: &Event) -> String {
+    match event {
+        Event::Opened(opening) => format!("{} was handed over", opening.identifier),
+        Event::Prompted { .. } => "a person wrote".into(),
+        Event::Reopened { .. } => "a person opened it again".into(),
+        Event::Deferred { .. } => "a person came back, for the next round".into(),
+        Event::PlanRejected { .. } => "the plan was refused".into(),
+        Event::Requested(Effect::Say { activity, .. }) => match activity {
+            Activity::Thought(_) | Activity::Action { .. } => "to do: say something".into(),
+            Activity::Response(_) => "to do: answer".into(),
+            Activity::Error(_) => "to do: report".into(),
+        },
+        Event::Ended {
+            task,
+            ending: Ending {
+                result: Err(failure),
+                ..
+            },
+            cost_usd,
+            ..
+        } => format!(
+            "the run of `{task}` failed: {} (${cost_usd:.2})",
+            failure.class
+        ),
+        Event::Retried { task, .. } => format!("`{task}` is tried again"),
+        Event::Settled { task, verdict, .. } => format!("`{task}` {verdict}"),
+        Event::TakenUp
+        | Event::CancelAsked { .. }
+        | Event::Briefed(_)
+        | Event::Unserved { .. }
+        | Event::Laid { .. }
+        | Event::Planned { .. }
+        | Event::Held { .. }
+        | Event::Routed { .. }
+        | Event::Requested(_)
+        | Event::Claimed { .. }
+        | Event::Performed { .. }
+        | Event::Faulted { .. }
+        | Event::Searched { .. }
+        | Event::GaveUp { .. }
+        | Event::Began { .. }
+        | Event::Overran { .. }
+        | Event::Ended { .. }
+        | Event::HeadSeen { .. }
+        | Event::Approved { .. }
+        | Event::Readied { .. }
+        | Event::Merged { .. }
+        | Event::Reported
+        | Event::Done { .. } => sentence(event),
     }
 }
 

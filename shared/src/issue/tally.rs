@@ -1,0 +1,95 @@
+//! What a round adds up to for statistics: when people first heard of us, how
+//! long runs worked, how often Linear was asked. Nothing is decided by it.
+
+use super::{Effect, Event, Fault, Issue, Owed, Record, Seq, Task, TaskState, Time};
+
+/// The sums of one round.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tally {
+    /// The first thing that is said in the round.
+    pub greeting: Option<Seq>,
+    /// When it had been said.
+    pub greeted_at: Option<Time>,
+    /// From when to when runs worked, in the order of their ends.
+    pub runs: Vec<(Time, Time)>,
+    /// Effects at Linear that were tried.
+    pub linear_calls: i64,
+    /// Those among them that were asked to wait.
+    pub linear_waits: i64,
+}
+
+impl Tally {
+    /// The seconds that runs worked, one after another.
+    pub fn run_seconds(&self) -> i64 {
+        self.runs.iter().map(|(from, to)| seconds(*from, *to)).sum()
+    }
+
+    /// The seconds during which at least one run worked.
+    pub fn busy_seconds(&self) -> i64 {
+        let mut runs = self.runs.clone();
+        runs.sort();
+        let mut seen = Time::MIN;
+        let mut busy = 0;
+        for (from, to) in runs {
+            busy += seconds(from.max(seen), to).max(0);
+            seen = seen.max(to);
+        }
+        busy
+    }
+}
+
+/// Counts a record in; `issue` is as it was before it.
+pub(super) fn count(issue: &mut Issue, record: &Record) {
+    let Record { seq, at, event } = record;
+    if let Event::Requested(Effect::Say { .. }) = event {
+        issue.tally.greeting.get_or_insert(*seq);
+    } else if let Event::Performed { key, .. } = event {
+        if issue.greeted_by(*key) {
+            issue.tally.greeted_at = Some(*at);
+        }
+        issue.tally.linear_calls += i64::from(at_linear(issue.owed.get(key)));
+    } else if let Event::Faulted { key, fault, .. } = event
+        && at_linear(issue.owed.get(key))
+    {
+        issue.tally.linear_calls += 1;
+        issue.tally.linear_waits += i64::from(matches!(fault, Fault::Busy { .. }));
+    } else if let Event::Ended { task, .. } = event
+        && let Some(from) = issue.task(task).and_then(Task::works_since)
+    {
+        issue.tally.runs.push((from, *at));
+    }
+}
+
+impl Issue {
+    /// Is this the first thing that is said in the round, and not said yet?
+    pub fn greeted_by(&self, key: Seq) -> bool {
+        self.tally.greeting == Some(key) && self.owed.contains_key(&key)
+    }
+}
+
+impl Task {
+    /// Since when its run works, or at least was there to.
+    pub fn works_since(&self) -> Option<Time> {
+        if let TaskState::Running { begun, since, .. } = self.state {
+            Some(begun.unwrap_or(since))
+        } else {
+            None
+        }
+    }
+}
+
+/// Whole seconds from one moment to another.
+pub fn seconds(from: Time, to: Time) -> i64 {
+    to.duration_since(from).as_secs()
+}
+
+fn at_linear(owed: Option<&Owed>) -> bool {
+    owed.is_some_and(|it| match it.effect {
+        Effect::Fetch
+        | Effect::Say { .. }
+        | Effect::ShowPlan { .. }
+        | Effect::Link { .. }
+        | Effect::Move { .. } => true,
+        Effect::Start { .. } | Effect::Stop { .. } | Effect::Merge { .. } => false,
+    })
+}

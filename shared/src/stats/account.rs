@@ -1,0 +1,226 @@
+//! The accounts of days: what is entered in them, and what many days come to.
+
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
+
+use super::{Fact, Stage};
+use crate::issue::{ExecutorKind, RoundOutcome, Time, words_enum};
+use crate::ports::{Entry, Figures};
+
+/// The days of the longest period, and so the accounts that are read for it.
+const DAYS_MAX: usize = 30;
+const MICROS_PER_USD: f64 = 1_000_000.0;
+
+words_enum! {
+    /// The days up to and including today that statistics are about.
+    Period { Day = "day", Week = "week", Month = "month" }
+}
+
+impl Period {
+    /// How many.
+    pub fn days(self) -> usize {
+        match self {
+            Self::Day => 1,
+            Self::Week => 7,
+            Self::Month => DAYS_MAX,
+        }
+    }
+
+    /// The first and the last.
+    pub fn range(self, now: Time) -> (Date, Date) {
+        let today = utc_day(now);
+        let days = i64::try_from(self.days()).unwrap_or(1);
+        let first = today.checked_sub(jiff::Span::new().days(days - 1));
+        (first.unwrap_or(today), today)
+    }
+}
+
+impl std::str::FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let named = Self::ALL.iter().copied().find(|it| it.word() == text);
+        named.ok_or_else(|| "a `period` is `day`, `week` or `month`".to_owned())
+    }
+}
+
+/// The accounts to read for a period: one a day.
+pub fn accounts_of(period: Period, now: Time) -> Vec<String> {
+    let (first, last) = period.range(now);
+    let days = first.series(jiff::Span::new().days(1));
+    days.take_while(|it| *it <= last).map(account).collect()
+}
+
+/// What these facts add to the account of their day: one entry, or none where
+/// nothing counts. Its figures are a bounded set of names.
+pub fn entries(facts: &[Fact], at: Time) -> Vec<Entry> {
+    let mut add = Figures::new();
+    for fact in facts {
+        enter(&mut add, fact);
+    }
+    add.retain(|_, figure| *figure != 0);
+    if add.is_empty() {
+        return Vec::new();
+    }
+    vec![Entry {
+        account: account(utc_day(at)),
+        add,
+        limit: None,
+    }]
+}
+
+fn enter(figures: &mut Figures, fact: &Fact) {
+    let mut add = |name: String, by: i64| *figures.entry(name).or_default() += by;
+    match fact {
+        Fact::Ran {
+            executor,
+            seconds,
+            cost_usd,
+        } => {
+            add(runs(*executor), 1);
+            add(run_seconds(*executor), *seconds);
+            add(micros(*executor), to_micros(*cost_usd));
+        }
+        Fact::Over { executor, outcome } => add(over(*executor, outcome), 1),
+        Fact::Held(stage) => add(held(*stage), 1),
+        // Entered when the round is over: an append of its own is not worth it.
+        Fact::Greeted { .. } => {}
+        Fact::Done {
+            outcome,
+            run_seconds,
+            busy_seconds,
+            greeted_millis,
+            linear_calls,
+            linear_waits,
+        } => {
+            add(rounds(*outcome), 1);
+            add(RUN_SECONDS.into(), *run_seconds);
+            add(BUSY_SECONDS.into(), *busy_seconds);
+            if let Some(millis) = greeted_millis {
+                add(GREETED.into(), 1);
+                add(GREETED_MILLIS.into(), *millis);
+            }
+            add(LINEAR_CALLS.into(), *linear_calls);
+            add(LINEAR_WAITS.into(), *linear_waits);
+        }
+    }
+}
+
+/// What was spent on the day of this account, in millionths of a USD.
+pub fn spent_micros(figures: &Figures) -> i64 {
+    let spent = |it: &ExecutorKind| figures.get(&micros(*it)).copied().unwrap_or(0);
+    ExecutorKind::ALL.iter().map(spent).sum()
+}
+
+/// Figures of several days, added up.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sums(Figures);
+
+impl Sums {
+    pub fn of(days: &[Figures]) -> Self {
+        let mut sums = Figures::new();
+        for (name, figure) in days.iter().flatten() {
+            let sum = sums.entry(name.clone()).or_default();
+            *sum = sum.saturating_add(*figure);
+        }
+        Self(sums)
+    }
+
+    fn get(&self, name: &str) -> i64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// Tasks that are over, by outcome; `None`: those that never went to an executor.
+    pub fn over(&self, executor: Option<ExecutorKind>, outcome: &str) -> i64 {
+        self.get(&over(executor, outcome))
+    }
+
+    pub fn runs(&self, executor: ExecutorKind) -> i64 {
+        self.get(&runs(executor))
+    }
+
+    pub fn run_seconds_of(&self, executor: ExecutorKind) -> i64 {
+        self.get(&run_seconds(executor))
+    }
+
+    pub fn spent_micros(&self, executor: ExecutorKind) -> i64 {
+        self.get(&micros(executor))
+    }
+
+    pub fn held(&self, stage: Stage) -> i64 {
+        self.get(&held(stage))
+    }
+
+    pub fn rounds(&self, outcome: RoundOutcome) -> i64 {
+        self.get(&rounds(outcome))
+    }
+
+    /// What running the same runs one after another would have taken longer.
+    pub fn seconds_saved(&self) -> i64 {
+        self.get(RUN_SECONDS) - self.get(BUSY_SECONDS)
+    }
+
+    /// Rounds whose people were greeted, and after how long, summed up.
+    pub fn greeted(&self) -> (i64, i64) {
+        (self.get(GREETED), self.get(GREETED_MILLIS))
+    }
+
+    /// Effects at Linear that were tried, and those that were asked to wait.
+    pub fn linear(&self) -> (i64, i64) {
+        (self.get(LINEAR_CALLS), self.get(LINEAR_WAITS))
+    }
+}
+
+/// USD, of millionths.
+pub fn usd(micros: i64) -> f64 {
+    micros as f64 / MICROS_PER_USD
+}
+
+fn to_micros(usd: f64) -> i64 {
+    (usd * MICROS_PER_USD).round() as i64
+}
+
+// ───────────────────────────── names ─────────────────────────────
+
+const RUN_SECONDS: &str = "rounds.run_seconds";
+const BUSY_SECONDS: &str = "rounds.busy_seconds";
+const GREETED: &str = "greeted";
+const GREETED_MILLIS: &str = "greeted_millis";
+const LINEAR_CALLS: &str = "linear_calls";
+const LINEAR_WAITS: &str = "linear_waits";
+
+fn account(day: Date) -> String {
+    format!("day/{day}")
+}
+
+fn utc_day(at: Time) -> Date {
+    at.to_zoned(TimeZone::UTC).date()
+}
+
+fn over(executor: Option<ExecutorKind>, outcome: &str) -> String {
+    match executor {
+        Some(executor) => format!("{executor}.{outcome}"),
+        None => outcome.to_owned(),
+    }
+}
+
+fn runs(executor: ExecutorKind) -> String {
+    format!("{executor}.runs")
+}
+
+fn run_seconds(executor: ExecutorKind) -> String {
+    format!("{executor}.run_seconds")
+}
+
+fn micros(executor: ExecutorKind) -> String {
+    format!("{executor}.micros")
+}
+
+fn held(stage: Stage) -> String {
+    format!("held.{stage}")
+}
+
+fn rounds(outcome: RoundOutcome) -> String {
+    format!("rounds.{outcome}")
+}
