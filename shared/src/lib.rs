@@ -8,6 +8,7 @@
 //!   that they share.
 //! * [`config`]: `config.json` and the environment become settings.
 //! * [`http`]: one router for webhooks and the API; [`view`]: the documents it serves.
+//! * [`runner`]: jobs for machines elsewhere, and how those ask for them.
 //! * [`service`]: the three roles in one process; [`serverless`]: each in a function.
 //! * [`stats`]: what events count up to; [`telemetry`]: what a function tells of itself.
 //! * [`wire`]: environment in, engine out. The only place where adapters are chosen.
@@ -21,6 +22,7 @@ pub mod issue;
 pub mod linear;
 pub mod net;
 pub mod ports;
+pub mod runner;
 pub mod serverless;
 pub mod service;
 pub mod stats;

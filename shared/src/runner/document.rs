@@ -1,0 +1,322 @@
+//! What a control plane and its runners say to each other (contract, section
+//! 6). Keys that are not known are passed over, so that both sides may grow.
+
+use serde::{Deserialize, Serialize};
+
+use crate::issue::{
+    AgentPolicy, COST_USD_MAX, Ending, Failure, FailureClass, IssueId, REASON_BYTES_MAX,
+    Repository, RunResult, TEXT_BYTES_MAX, TaskId, TaskKind, Time, clip, words_enum,
+};
+use crate::ports::Job;
+
+/// The agent program that jobs ask for.
+pub const PROGRAM: &str = "claude";
+/// The answer of a run, where one was asked for, has at most this many bytes.
+pub const ANSWER_BYTES_MAX: usize = 128 * 1024;
+
+/// `POST /runner/v1/lease`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LeaseAsk {
+    pub runner: String,
+    pub slots_free: usize,
+    /// The ids of the repositories it has.
+    pub repositories: Vec<String>,
+    /// The agent programs it has.
+    pub agents: Vec<String>,
+    /// How long it would wait for a job.
+    #[serde(default)]
+    pub wait_seconds: u64,
+}
+
+/// The answer to a lease that brought something.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Leased {
+    pub jobs: Vec<JobDoc>,
+}
+
+/// A job, leased.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobDoc {
+    pub job: String,
+    /// The number of this lease. Who speaks under another one is not heard.
+    pub fence: u64,
+    pub lease_until: Time,
+    /// The length of a lease: what `lease_until` says without comparing clocks.
+    #[serde(default)]
+    pub lease_seconds: Option<f64>,
+    pub callback: String,
+    pub issue: IssueDoc,
+    pub task: TaskDoc,
+    /// The repository's id in the configuration.
+    pub repository: String,
+    pub base_branch: String,
+    pub branch: String,
+    pub agent: AgentDoc,
+    pub limits: LimitsDoc,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IssueDoc {
+    pub id: IssueId,
+    pub identifier: String,
+    pub title: String,
+    pub url: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskDoc {
+    pub id: TaskId,
+    pub kind: TaskKind,
+    pub title: String,
+    /// The whole prompt, frame included.
+    pub prompt: String,
+    pub answer_schema: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentDoc {
+    pub program: String,
+    pub model: Option<String>,
+    #[serde(default)]
+    pub fallback_model: Option<String>,
+    /// The agent's session to go on with.
+    pub resume: Option<String>,
+    pub allowed_tools: Vec<String>,
+    pub disallowed_tools: Vec<String>,
+    pub mcp: Vec<String>,
+    #[serde(default)]
+    pub append_instruction: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LimitsDoc {
+    pub cost_usd: Option<f64>,
+    pub seconds: i64,
+}
+
+/// `POST …/heartbeat`: the job is being worked on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeartbeatDoc {
+    pub runner: String,
+    pub fence: u64,
+    /// What it has cost so far, where that is known.
+    #[serde(default)]
+    pub cost_usd: Option<f64>,
+    #[serde(default)]
+    pub note: Option<String>,
+    #[serde(default)]
+    pub session: Option<String>,
+}
+
+/// The answer to a heartbeat.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeardDoc {
+    pub lease_until: Time,
+    #[serde(default)]
+    pub lease_seconds: Option<f64>,
+    pub action: Action,
+    pub message: Option<String>,
+}
+
+words_enum! {
+    /// What a runner is to do with a job that it works on.
+    Action { Continue = "continue", Cancel = "cancel" }
+}
+
+words_enum! {
+    /// How a runner says that a job has ended.
+    Outcome { Succeeded = "succeeded", Failed = "failed", Cancelled = "cancelled" }
+}
+
+/// `POST …/result`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResultDoc {
+    pub runner: String,
+    pub fence: u64,
+    pub outcome: Outcome,
+    #[serde(default)]
+    pub class: Option<FailureClass>,
+    /// The agent's last words, or why it failed.
+    #[serde(default)]
+    pub text: String,
+    /// The answer that was asked for, as a text of JSON.
+    #[serde(default)]
+    pub answer: Option<String>,
+    #[serde(default)]
+    pub branch: Option<String>,
+    #[serde(default)]
+    pub head_sha: Option<String>,
+    #[serde(default)]
+    pub pr_url: Option<String>,
+    /// `None`: it is not known what has changed.
+    #[serde(default)]
+    pub changed_files: Option<Vec<String>>,
+    #[serde(default)]
+    pub cost_usd: Option<f64>,
+    #[serde(default)]
+    pub cost_is_estimate: bool,
+    #[serde(default)]
+    pub session: Option<String>,
+}
+
+impl JobDoc {
+    /// The job as it is handed out under a lease.
+    pub fn new(job: &Job, fence: u64, until: Time, seconds: f64, callback: String) -> Self {
+        let agent = &job.agent;
+        Self {
+            job: job.key.clone(),
+            fence,
+            lease_until: until,
+            lease_seconds: Some(seconds),
+            callback,
+            issue: IssueDoc {
+                id: job.issue.clone(),
+                identifier: job.identifier.clone(),
+                title: job.issue_title.clone(),
+                url: job.issue_url.clone(),
+            },
+            task: TaskDoc {
+                id: job.task.clone(),
+                kind: job.kind,
+                title: job.title.clone(),
+                prompt: job.prompt.clone(),
+                answer_schema: job.answer_schema.clone(),
+            },
+            repository: job.repository.id.clone(),
+            base_branch: job.repository.base_branch.clone(),
+            branch: job.branch.clone(),
+            agent: AgentDoc {
+                program: PROGRAM.into(),
+                model: agent.model.clone(),
+                fallback_model: agent.fallback_model.clone(),
+                resume: None,
+                allowed_tools: agent.allowed_tools.clone(),
+                disallowed_tools: agent.disallowed_tools.clone(),
+                mcp: agent.mcp.clone(),
+                append_instruction: agent.append_instruction.clone(),
+            },
+            limits: LimitsDoc {
+                cost_usd: job.cost_max,
+                seconds: job.seconds_max,
+            },
+        }
+    }
+
+    /// The job for a machine that has this repository, under a key of its own.
+    pub fn into_job(self, key: String, repository: Repository) -> Job {
+        let agent = self.agent;
+        Job {
+            key,
+            issue: self.issue.id,
+            identifier: self.issue.identifier,
+            issue_title: self.issue.title,
+            issue_url: self.issue.url,
+            task: self.task.id,
+            kind: self.task.kind,
+            title: self.task.title,
+            prompt: self.task.prompt,
+            answer_schema: self.task.answer_schema,
+            repository: Repository {
+                base_branch: self.base_branch,
+                ..repository
+            },
+            branch: self.branch,
+            agent: AgentPolicy {
+                model: agent.model,
+                fallback_model: agent.fallback_model,
+                allowed_tools: agent.allowed_tools,
+                disallowed_tools: agent.disallowed_tools,
+                mcp: agent.mcp,
+                append_instruction: agent.append_instruction,
+            },
+            cost_max: self.limits.cost_usd,
+            seconds_max: self.limits.seconds,
+        }
+    }
+}
+
+impl ResultDoc {
+    /// What a runner reports of a job that ended; `branch` is the one that was
+    /// asked for. What only git knows is left out.
+    pub fn new(runner: &str, fence: u64, branch: &str, ending: Ending) -> Self {
+        let mut doc = Self {
+            runner: runner.to_owned(),
+            fence,
+            outcome: Outcome::Succeeded,
+            class: None,
+            text: String::new(),
+            answer: None,
+            branch: None,
+            head_sha: None,
+            pr_url: None,
+            changed_files: None,
+            cost_usd: ending.cost_usd,
+            cost_is_estimate: false,
+            session: None,
+        };
+        match ending.result {
+            Ok(result) => {
+                doc.text = clip(&result.text, TEXT_BYTES_MAX);
+                doc.answer = result.answer;
+                if result.pull_url.is_some() {
+                    doc.branch = Some(result.branch.unwrap_or_else(|| branch.to_owned()));
+                }
+                doc.pr_url = result.pull_url;
+                if result.changed == Some(false) {
+                    doc.changed_files = Some(Vec::new());
+                }
+            }
+            Err(failure) => {
+                doc.outcome = match failure.class {
+                    FailureClass::Cancelled => Outcome::Cancelled,
+                    _ => Outcome::Failed,
+                };
+                doc.class = Some(failure.class);
+                doc.text = clip(&failure.message, TEXT_BYTES_MAX);
+            }
+        }
+        doc
+    }
+
+    /// What it means for the run; `branch` is the one that was asked for.
+    pub fn into_ending(self, branch: &str) -> Ending {
+        let failed = |class, message: &str| {
+            Err(Failure {
+                class,
+                message: clip(message, REASON_BYTES_MAX),
+            })
+        };
+        let too_long = self.answer.as_ref().map_or(0, String::len) > ANSWER_BYTES_MAX;
+        let result = match self.outcome {
+            Outcome::Succeeded if too_long => failed(
+                FailureClass::Agent,
+                &format!("the agent's answer is over {ANSWER_BYTES_MAX} bytes"),
+            ),
+            Outcome::Succeeded => Ok(RunResult {
+                text: clip(&self.text, TEXT_BYTES_MAX),
+                answer: self.answer,
+                pull_url: self.pr_url.map(|it| clip(&it, REASON_BYTES_MAX)),
+                branch: self
+                    .branch
+                    .filter(|it| it != branch)
+                    .map(|it| clip(&it, REASON_BYTES_MAX)),
+                changed: self.changed_files.map(|it| !it.is_empty()),
+            }),
+            Outcome::Failed => {
+                // A class says whether a fresh run may help; without one it may.
+                let class = self.class.unwrap_or(FailureClass::Agent);
+                failed(class, &self.text)
+            }
+            Outcome::Cancelled => failed(FailureClass::Cancelled, &self.text),
+        };
+        Ending {
+            result,
+            cost_usd: usd(self.cost_usd),
+        }
+    }
+}
+
+/// A figure from outside, if it is one.
+pub(super) fn usd(figure: Option<f64>) -> Option<f64> {
+    figure.filter(|it| (0.0..=COST_USD_MAX).contains(it))
+}

@@ -1,0 +1,543 @@
+//! Jobs for runners elsewhere, kept in registers: so any copy of us may take a
+//! job in, hand it out, or hear of it, on every store.
+//!
+//! | shelf | a register is |
+//! |---|---|
+//! | `orders` | a job as it was asked for, prompt and all; written once |
+//! | `jobs` | where a job stands that has not ended |
+//! | `results` | how a job ended; kept for two weeks |
+//!
+//! Every change of a job is one write of its register in `jobs`, by who has
+//! seen the present one. So of two runners that ask at once only one gets it,
+//! and a result and a new lease exclude each other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use jiff::SignedDuration;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use super::document::{Action, HeardDoc, HeartbeatDoc, JobDoc, LeaseAsk, ResultDoc};
+use super::standing::{Kept, Over, Standing, cancelled};
+use crate::issue::{
+    ExecutorKind, Failure, FailureClass, Fault, IssueId, REASON_BYTES_MAX, RunId, Sight, Time, clip,
+};
+use crate::ports::{
+    AppendError, Clock, Executor, Job, RegisterWrite, Registers, Settlement, Started,
+};
+
+const JOBS: &str = "jobs";
+const ORDERS: &str = "orders";
+const RESULTS: &str = "results";
+/// A lease lasts this many heartbeats.
+const HEARTBEATS_PER_LEASE: i32 = 3;
+/// A runner gets at most this many jobs at once.
+const JOBS_PER_LEASE_MAX: usize = 10;
+/// What one register may hold, in bytes of JSON: DynamoDB takes 400 KB.
+const REGISTER_BYTES_MAX: usize = 350_000;
+/// How long it is known how a job ended.
+const RESULT_KEPT: SignedDuration = SignedDuration::from_hours(14 * 24);
+/// How long an order may lie; only those that nobody took in lie so long.
+const ORDER_KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// No start is on its way for longer than this.
+const BARRED: SignedDuration = SignedDuration::from_secs(300);
+/// How often one change is tried again because somebody else wrote first.
+const CONFLICTS_MAX: usize = 20;
+
+/// The executor whose machines are elsewhere.
+pub struct FarRunners {
+    registers: Arc<dyn Registers>,
+    clock: Arc<dyn Clock>,
+    lease: SignedDuration,
+    /// Where runners reach us.
+    base_url: String,
+    /// A job has come in.
+    pub(super) arrived: Notify,
+}
+
+/// What a heartbeat came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Heartbeat {
+    /// Go on, or do not. `begun`: the run of this issue has just begun.
+    Heard {
+        doc: HeardDoc,
+        begun: Option<IssueId>,
+    },
+    /// The job is no longer this runner's.
+    Stale,
+    Unknown,
+}
+
+/// What a result came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// The run of this issue has ended, now or when it was said before.
+    Taken(IssueId),
+    /// The job is no longer this runner's: its work does not count.
+    Stale,
+    Unknown,
+}
+
+enum Found {
+    Open(u64, Standing),
+    Over(Over),
+    Nothing,
+}
+
+impl FarRunners {
+    /// `heartbeat`: how often runners are to be heard; `base_url`: where they reach us.
+    pub fn new(
+        registers: Arc<dyn Registers>,
+        clock: Arc<dyn Clock>,
+        heartbeat: std::time::Duration,
+        base_url: String,
+    ) -> Self {
+        let heartbeat = SignedDuration::try_from(heartbeat).unwrap_or(SignedDuration::MAX);
+        Self {
+            registers,
+            clock,
+            lease: heartbeat.saturating_mul(HEARTBEATS_PER_LEASE),
+            base_url,
+            arrived: Notify::new(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// Hands out the oldest jobs that suit this runner, as many as it has slots.
+    pub async fn lease(&self, ask: &LeaseAsk) -> anyhow::Result<Vec<JobDoc>> {
+        let slots = ask.slots_free.min(JOBS_PER_LEASE_MAX);
+        let mut leased = Vec::new();
+        if slots == 0 {
+            return Ok(leased);
+        }
+        let mut fit: Vec<(Time, String, u64, Standing)> = Vec::new();
+        for (key, (version, kept)) in self.jobs().await? {
+            match kept {
+                Kept::Open(standing) if standing.suits(ask, self.now()) => {
+                    fit.push((standing.queued_at, key, version, standing));
+                }
+                Kept::Open(_) | Kept::Over(_) | Kept::Barred => {}
+            }
+        }
+        fit.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        for (_, key, version, standing) in fit {
+            if leased.len() == slots {
+                break;
+            }
+            if let Some(job) = self.hand_out(&key, version, &standing, &ask.runner).await? {
+                leased.push(job);
+            }
+        }
+        Ok(leased)
+    }
+
+    async fn hand_out(
+        &self,
+        key: &str,
+        version: u64,
+        standing: &Standing,
+        runner: &str,
+    ) -> anyhow::Result<Option<JobDoc>> {
+        if self.read::<Over>(RESULTS, key).await?.is_some() {
+            // A start that was late put it here again; it has had its run.
+            self.write::<Kept>(JOBS, key, None, None, version).await?;
+            return Ok(None);
+        }
+        let Some((_, job)) = self.read::<Job>(ORDERS, key).await? else {
+            let message = "its order has been lost".to_owned();
+            let class = FailureClass::Lost;
+            let over = standing.broken_off(Failure { class, message });
+            self.finish(key, version, over).await?;
+            return Ok(None);
+        };
+        let until = self.now().checked_add(self.lease).unwrap_or(Time::MAX);
+        let leased = standing.leased(runner, until);
+        // What is known to be spent may not be spent again.
+        let spent = leased.lost_usd.unwrap_or(0.0);
+        let cost_max = job.cost_max.map(|it| it - spent);
+        if spent > 0.0 && cost_max.is_some_and(|it| it <= 0.0) {
+            let message = "runners that were not heard of again have spent its money".to_owned();
+            let class = FailureClass::Lost;
+            let over = standing.broken_off(Failure { class, message });
+            self.finish(key, version, over).await?;
+            return Ok(None);
+        }
+        let fence = leased.fence;
+        if !self
+            .write(JOBS, key, Some(&Kept::Open(leased)), None, version)
+            .await?
+        {
+            return Ok(None);
+        }
+        info!(issue = %job.issue, job = key, runner, fence, "leased a job to a runner");
+        let callback = format!("{}/runner/v1/jobs/{key}", self.base_url);
+        let seconds = self.lease.as_secs_f64();
+        let job = Job { cost_max, ..job };
+        Ok(Some(JobDoc::new(&job, fence, until, seconds, callback)))
+    }
+
+    /// A runner says that it works on a job.
+    pub async fn heartbeat(&self, key: &str, beat: &HeartbeatDoc) -> anyhow::Result<Heartbeat> {
+        for _ in 0..CONFLICTS_MAX {
+            let (version, standing) = match self.find(key).await? {
+                Found::Open(version, standing) => (version, standing),
+                Found::Over(_) => return Ok(Heartbeat::Stale),
+                Found::Nothing => return Ok(Heartbeat::Unknown),
+            };
+            if !standing.is_of(&beat.runner, beat.fence) {
+                return Ok(Heartbeat::Stale);
+            }
+            let (heard, first) = standing.heard(beat, self.now(), self.lease);
+            let doc = HeardDoc {
+                lease_until: heard.lease.as_ref().map_or(Time::MIN, |it| it.until),
+                lease_seconds: Some(self.lease.as_secs_f64()),
+                action: if heard.cancel {
+                    Action::Cancel
+                } else {
+                    Action::Continue
+                },
+                message: None,
+            };
+            if self
+                .write(JOBS, key, Some(&Kept::Open(heard)), None, version)
+                .await?
+            {
+                let begun = first.then_some(standing.issue);
+                return Ok(Heartbeat::Heard { doc, begun });
+            }
+        }
+        Err(contended(key))
+    }
+
+    /// A runner says how a job ended.
+    pub async fn result(&self, key: &str, result: &ResultDoc) -> anyhow::Result<Report> {
+        for _ in 0..CONFLICTS_MAX {
+            let (version, standing) = match self.find(key).await? {
+                Found::Open(version, standing) => (version, standing),
+                Found::Over(over) if over.is_of(&result.runner, result.fence) => {
+                    return Ok(Report::Taken(over.issue));
+                }
+                Found::Over(_) => return Ok(Report::Stale),
+                Found::Nothing => return Ok(Report::Unknown),
+            };
+            if !standing.is_of(&result.runner, result.fence) {
+                return Ok(Report::Stale);
+            }
+            let over = bounded(standing.ended(result.clone()))?;
+            if self.finish(key, version, over).await? {
+                info!(issue = %standing.issue, job = key, "a runner has ended a job");
+                return Ok(Report::Taken(standing.issue));
+            }
+        }
+        Err(contended(key))
+    }
+
+    /// The job ends like this, unless somebody else has written first.
+    async fn finish(&self, key: &str, version: u64, over: Over) -> anyhow::Result<bool> {
+        let kept = Kept::Over(over);
+        if !self.write(JOBS, key, Some(&kept), None, version).await? {
+            return Ok(false);
+        }
+        if let Kept::Over(over) = kept {
+            self.file(key, version + 1, &over).await;
+        }
+        Ok(true)
+    }
+
+    /// Moves what has ended to the results. Where that fails, the next who
+    /// comes across it does it.
+    async fn file(&self, key: &str, version: u64, over: &Over) {
+        let filed = async {
+            let until = self.now().checked_add(RESULT_KEPT).ok();
+            self.write(RESULTS, key, Some(over), until, 0).await?;
+            self.write::<Kept>(JOBS, key, None, None, version).await?;
+            // It was written once, so it is at its first version.
+            self.write::<Job>(ORDERS, key, None, None, 1).await
+        };
+        if let Err(error) = filed.await {
+            warn!(job = key, "could not move a result to its shelf: {error:#}");
+        }
+    }
+
+    async fn find(&self, key: &str) -> anyhow::Result<Found> {
+        match self.read::<Kept>(JOBS, key).await? {
+            Some((version, Kept::Open(standing))) => return Ok(Found::Open(version, standing)),
+            Some((version, Kept::Over(over))) => {
+                self.file(key, version, &over).await;
+                return Ok(Found::Over(over));
+            }
+            Some((_, Kept::Barred)) | None => {}
+        }
+        // Looked at last: whoever takes it away there has put it here before.
+        Ok(match self.read::<Over>(RESULTS, key).await? {
+            Some((_, over)) => Found::Over(over),
+            None => Found::Nothing,
+        })
+    }
+
+    /// How a run stands; `listed`: what a list said of it.
+    async fn sight(&self, key: &str, listed: Option<(u64, Kept)>) -> anyhow::Result<Sight> {
+        let kept = match listed {
+            Some(it) => Some(it),
+            None => self.read(JOBS, key).await?,
+        };
+        let (version, standing) = match kept {
+            Some((version, Kept::Open(standing))) => (version, standing),
+            Some((version, Kept::Over(over))) => {
+                self.file(key, version, &over).await;
+                return Ok(Sight::Ended(over.ending));
+            }
+            Some((_, Kept::Barred)) | None => {
+                let over = self.read::<Over>(RESULTS, key).await?;
+                return Ok(over.map_or(Sight::Gone, |(_, over)| Sight::Ended(over.ending)));
+            }
+        };
+        let now = self.now();
+        if let Some(over) = standing.lapsed(now) {
+            let ending = over.ending.clone();
+            if self.finish(key, version, over).await? {
+                return Ok(Sight::Ended(ending));
+            }
+        }
+        Ok(standing.sight(now))
+    }
+
+    async fn jobs(&self) -> anyhow::Result<BTreeMap<String, (u64, Kept)>> {
+        let registers = self.registers.list(JOBS, self.now()).await?;
+        let mut jobs = BTreeMap::new();
+        for it in registers {
+            match serde_json::from_value(it.value) {
+                Ok(kept) => {
+                    jobs.insert(it.name, (it.version, kept));
+                }
+                // One that cannot be read must not keep the others from being done.
+                Err(error) => warn!(job = it.name, "a job cannot be read: {error}"),
+            }
+        }
+        Ok(jobs)
+    }
+
+    async fn read<T: DeserializeOwned>(
+        &self,
+        shelf: &str,
+        key: &str,
+    ) -> anyhow::Result<Option<(u64, T)>> {
+        let Some(it) = self.registers.get(shelf, key, self.now()).await? else {
+            return Ok(None);
+        };
+        let value = serde_json::from_value(it.value)
+            .with_context(|| format!("the register `{shelf}/{key}` cannot be read"))?;
+        Ok(Some((it.version, value)))
+    }
+
+    /// Writes a register that is still as it was seen, or removes it. `false`:
+    /// somebody else was quicker.
+    async fn write<T: Serialize>(
+        &self,
+        shelf: &str,
+        key: &str,
+        value: Option<&T>,
+        expires_at: Option<Time>,
+        seen: u64,
+    ) -> anyhow::Result<bool> {
+        let write = RegisterWrite {
+            shelf: shelf.to_owned(),
+            name: key.to_owned(),
+            value: value.map(serde_json::to_value).transpose()?,
+            expires_at,
+        };
+        match self.registers.put(write, seen, self.now()).await {
+            Ok(()) => Ok(true),
+            Err(AppendError::Conflict) => Ok(false),
+            Err(error @ (AppendError::OverLimit { .. } | AppendError::Failed(_))) => {
+                Err(error).with_context(|| format!("write the register `{shelf}/{key}`"))
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Executor for FarRunners {
+    fn kind(&self) -> ExecutorKind {
+        ExecutorKind::Local
+    }
+
+    async fn start(&self, job: &Job) -> Result<Started, Fault> {
+        let key = &job.key;
+        let size = serde_json::to_vec(job).map_or(usize::MAX, |it| it.len());
+        if size > REGISTER_BYTES_MAX {
+            return Err(Fault::Permanent {
+                class: FailureClass::Invalid,
+                why: format!(
+                    "the job has {size} bytes, a runner gets at most {REGISTER_BYTES_MAX}"
+                ),
+            });
+        }
+        let known = self.read::<Over>(RESULTS, key).await.map_err(transient)?;
+        if known.is_some() {
+            return Ok(started(key, true));
+        }
+        let until = self.now().checked_add(ORDER_KEPT).ok();
+        self.write(ORDERS, key, Some(job), until, 0)
+            .await
+            .map_err(transient)?;
+        let standing = Standing::new(job, self.now());
+        let mut seen = 0;
+        for _ in 0..CONFLICTS_MAX {
+            let kept = Kept::Open(standing.clone());
+            // From here on it may have come in although we are told otherwise.
+            if self
+                .write(JOBS, key, Some(&kept), None, seen)
+                .await
+                .map_err(ambiguous)?
+            {
+                self.arrived.notify_waiters();
+                return Ok(started(key, false));
+            }
+            seen = match self.read::<Kept>(JOBS, key).await.map_err(ambiguous)? {
+                Some((_, Kept::Open(it))) => {
+                    let begun = it.sight(self.now()) == Sight::Working;
+                    return Ok(started(key, begun));
+                }
+                Some((_, Kept::Over(_))) => return Ok(started(key, true)),
+                Some((version, Kept::Barred)) => version,
+                None => 0,
+            };
+        }
+        Err(ambiguous(contended(key)))
+    }
+
+    async fn settle(&self, job: &Job) -> Result<Settlement, Fault> {
+        let key = &job.key;
+        for _ in 0..CONFLICTS_MAX {
+            match self.read::<Kept>(JOBS, key).await.map_err(transient)? {
+                Some((_, Kept::Open(it))) => {
+                    let begun = it.sight(self.now()) == Sight::Working;
+                    return Ok(Settlement::Found(started(key, begun)));
+                }
+                Some((_, Kept::Over(_))) => return Ok(Settlement::Found(started(key, true))),
+                Some((_, Kept::Barred)) => {}
+                None => {
+                    // The write whose answer was lost may still be on its way.
+                    let until = self.now().checked_add(BARRED).ok();
+                    let bar = Some(&Kept::Barred);
+                    if !self
+                        .write(JOBS, key, bar, until, 0)
+                        .await
+                        .map_err(transient)?
+                    {
+                        continue;
+                    }
+                }
+            }
+            let known = self.read::<Over>(RESULTS, key).await.map_err(transient)?;
+            return Ok(match known {
+                Some(_) => Settlement::Found(started(key, true)),
+                None => Settlement::Absent { certain: true },
+            });
+        }
+        Err(transient(contended(key)))
+    }
+
+    async fn observe(&self, runs: &[RunId]) -> Vec<Result<Sight, Fault>> {
+        let jobs = match runs {
+            [] => return Vec::new(),
+            // The list is for many.
+            [_] => BTreeMap::new(),
+            _ => match self.jobs().await {
+                Ok(jobs) => jobs,
+                Err(error) => {
+                    let fault = transient(error);
+                    return runs.iter().map(|_| Err(fault.clone())).collect();
+                }
+            },
+        };
+        let mut sights = Vec::new();
+        for RunId(key) in runs {
+            let sight = self.sight(key, jobs.get(key).cloned()).await;
+            sights.push(sight.map_err(transient));
+        }
+        sights
+    }
+
+    async fn stop(&self, RunId(key): &RunId) -> Result<(), Fault> {
+        for _ in 0..CONFLICTS_MAX {
+            let (version, standing) = match self.read::<Kept>(JOBS, key).await.map_err(transient)? {
+                Some((version, Kept::Open(standing))) => (version, standing),
+                Some((_, Kept::Over(_) | Kept::Barred)) | None => return Ok(()),
+            };
+            let wanted = if standing.held(self.now()) {
+                if standing.cancel {
+                    return Ok(());
+                }
+                let cancel = true;
+                let standing = Standing { cancel, ..standing };
+                self.write(JOBS, key, Some(&Kept::Open(standing)), None, version)
+                    .await
+            } else {
+                let over = standing.broken_off(cancelled());
+                self.finish(key, version, over).await
+            };
+            if wanted.map_err(transient)? {
+                return Ok(());
+            }
+        }
+        Err(transient(contended(key)))
+    }
+}
+
+/// What a register can hold of it.
+fn bounded(mut over: Over) -> anyhow::Result<Over> {
+    if serde_json::to_vec(&over)?.len() <= REGISTER_BYTES_MAX {
+        return Ok(over);
+    }
+    // Only a text full of control characters comes to this.
+    if let Ok(result) = &mut over.ending.result {
+        result.text = clip(&result.text, REASON_BYTES_MAX);
+    }
+    if serde_json::to_vec(&over)?.len() > REGISTER_BYTES_MAX {
+        over.ending.result = Err(Failure {
+            class: FailureClass::Agent,
+            message: "the agent's answer is too long to be kept".into(),
+        });
+    }
+    Ok(over)
+}
+
+fn started(key: &str, begun: bool) -> Started {
+    Started {
+        run: RunId(key.to_owned()),
+        url: None,
+        begun,
+    }
+}
+
+fn contended(key: &str) -> anyhow::Error {
+    anyhow::anyhow!("the job `{key}` kept changing for {CONFLICTS_MAX} tries")
+}
+
+fn transient(error: anyhow::Error) -> Fault {
+    Fault::Transient {
+        why: clip(
+            &format!("the jobs of the runners cannot be reached: {error:#}"),
+            REASON_BYTES_MAX,
+        ),
+    }
+}
+
+fn ambiguous(error: anyhow::Error) -> Fault {
+    Fault::Ambiguous {
+        why: clip(
+            &format!("the job may not have been kept: {error:#}"),
+            REASON_BYTES_MAX,
+        ),
+    }
+}
