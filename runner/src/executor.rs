@@ -48,6 +48,28 @@ pub struct Options {
     pub wake: Arc<dyn Fn(IssueId) + Send + Sync>,
 }
 
+/// Says whether what a job brought is still wanted. Asked right before the push.
+#[async_trait]
+pub trait Tenure: Send + Sync {
+    async fn holds(&self, key: &str) -> bool;
+}
+
+/// Of jobs that nobody else can have.
+struct ForEver;
+
+#[async_trait]
+impl Tenure for ForEver {
+    async fn holds(&self, _: &str) -> bool {
+        true
+    }
+}
+
+/// What git knows of a change that was delivered.
+pub(crate) struct Made {
+    pub(crate) sha: String,
+    pub(crate) files: Vec<String>,
+}
+
 /// Runs agents on this machine. Cheap to clone; needs a tokio runtime.
 #[derive(Clone)]
 pub struct LocalExecutor {
@@ -90,12 +112,18 @@ enum Stage {
 
 impl LocalExecutor {
     pub fn new(options: Options) -> Self {
+        Self::under(options, Arc::new(ForEver))
+    }
+
+    /// One whose jobs are its own only as long as `tenure` says so.
+    pub fn under(options: Options, tenure: Arc<dyn Tenure>) -> Self {
         let shop = Shop {
             git: Git::new(options.git_env),
             program: Program::Claude(options.claude),
             agent_env: options.agent_env,
             supervisor: options.supervisor,
             forge: options.forge,
+            tenure,
             worktrees: options.home.join("worktrees"),
         };
         let inner = Inner {
@@ -145,6 +173,20 @@ impl LocalExecutor {
             self.inner.fill(&mut bench);
         }
         Ok(count)
+    }
+}
+
+impl LocalExecutor {
+    /// What a job that ended with a pull request has changed, as the clone tells.
+    pub(crate) async fn made(&self, key: &str) -> Option<Made> {
+        let folder = Folder::of(&self.inner.jobs, key)?;
+        let accepted = folder.accepted().ok()??;
+        let launch = folder.launch().ok()??;
+        let (repository, branch) = (&accepted.job.repository, launch.branch?);
+        let git = &self.inner.shop.git;
+        let made = git.made(repository, &branch, &launch.base_sha).await;
+        let (sha, files) = made.ok()?;
+        Some(Made { sha, files })
     }
 }
 

@@ -1,6 +1,5 @@
 //! The local runner: agent programs in git worktrees on a machine of the
-//! user's. Not the network protocol to a runner elsewhere, and no decision
-//! about what is worth running. In reading order:
+//! user's. No decision about what is worth running. In reading order:
 //!
 //! * [`executor`]: keeps the promises of [`shared::ports::Executor`].
 //! * `work`: what happens to one job, from the worktree to the pull request.
@@ -10,10 +9,12 @@
 //! * [`worktree`]: git, from the fetch to the push.
 //! * `process`: killing what is left of an agent.
 //! * [`environment`]: what agents, and git, may see of our environment.
+//! * [`far`]: all of it for a control plane that runs elsewhere.
 
 mod agent;
 pub mod environment;
 pub mod executor;
+pub mod far;
 mod folder;
 mod process;
 pub mod supervisor;

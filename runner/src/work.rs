@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::agent::Program;
+use crate::executor::Tenure;
 use crate::folder::{Exit, Folder, Launch, Standing};
 use crate::process::{Doomed, kill_left_behind};
 use crate::supervisor::{SWEEP_MAX, SWEEP_PAUSE};
@@ -48,6 +49,7 @@ pub(crate) struct Shop {
     pub(crate) agent_env: BTreeMap<String, String>,
     pub(crate) supervisor: Vec<OsString>,
     pub(crate) forge: Arc<dyn Forge>,
+    pub(crate) tenure: Arc<dyn Tenure>,
     /// Where worktrees go that the configuration names no place for.
     pub(crate) worktrees: PathBuf,
 }
@@ -269,7 +271,7 @@ async fn deliver(
             ),
         });
     };
-    if stopped(folder, stop) {
+    if stopped(folder, stop) || !still_ours(shop, job, stop).await {
         return Err(cancelled());
     }
     let wanted = launch.branch.as_deref().unwrap_or(&job.branch);
@@ -342,6 +344,15 @@ fn one_line(text: &str) -> String {
 
 fn stopped(folder: &Folder, stop: &Stop) -> bool {
     *stop.borrow() || folder.stop_asked()
+}
+
+/// The answer may take its time; nobody waits for it who is stopped meanwhile.
+async fn still_ours(shop: &Shop, job: &Job, stop: &Stop) -> bool {
+    let mut asked = stop.clone();
+    tokio::select! {
+        _ = asked.wait_for(|it| *it) => false,
+        ours = shop.tenure.holds(&job.key) => ours,
+    }
 }
 
 fn cancelled() -> Failure {

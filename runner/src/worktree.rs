@@ -23,6 +23,8 @@ const FETCH_TRIES_MAX: u32 = 3;
 const PUSH_TRIES_MAX: u32 = 7;
 /// The numbers after a branch name that are tried where it is taken.
 const BRANCH_SUFFIX_MAX: u32 = 50;
+/// The names of changed files that are told.
+const FILES_MAX: usize = 500;
 /// Who commits where git knows nobody.
 const AUTHOR_NAME: &str = "Cyrus";
 const AUTHOR_EMAIL: &str = "cyrus@localhost";
@@ -283,6 +285,22 @@ impl Git {
                 .same(worktree, &["diff", "--quiet", base_sha, &head])
                 .await?;
         Ok(changed.then_some(head))
+    }
+
+    /// The head of a branch of ours in the clone, and the files that it changes.
+    pub(crate) async fn made(
+        &self,
+        repository: &Repository,
+        branch: &str,
+        base_sha: &str,
+    ) -> Result<(String, Vec<String>), Failure> {
+        let path = Path::new(&repository.path);
+        let head = format!("refs/heads/{branch}^{{commit}}");
+        let sha = self.ask(path, &["rev-parse", "--verify", &head]).await?;
+        let args = ["diff", "--name-only", "--no-renames", base_sha, &sha];
+        let files = self.ask(path, &args).await?;
+        let files = files.lines().take(FILES_MAX).map(str::to_owned).collect();
+        Ok((sha, files))
     }
 
     /// Pushes a commit under a branch name that is ours alone; the name in the end.

@@ -1,0 +1,279 @@
+//! A runner for a control plane that runs elsewhere: leases jobs, has them done
+//! by the local executor, says how they go. Not the control plane's half, which
+//! is [`shared::runner`]. Kept in the folder `runner` of the home:
+//!
+//! | path | is |
+//! |---|---|
+//! | `lock` | held: a runner lives here |
+//! | `number` | what tells it from others on a host of the same name |
+//! | `leases/KEY.json` | a job that is ours, until its end was reported |
+//! | `jobs`, `worktrees` | the local executor's |
+//!
+//! A job is taken in three steps, so that a lost answer or a crash never leaves
+//! an agent that nobody knows of: leased, confirmed by a first heartbeat,
+//! written down; only then does its agent start.
+
+mod control;
+mod held;
+mod home;
+mod tend;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use secrecy::SecretString;
+use shared::issue::Repository;
+use shared::runner::document::LeaseAsk;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{error, info, warn};
+
+use self::control::Control;
+use self::held::Leases;
+pub use self::home::{Home, host_name};
+use self::tend::{Bonds, Tender};
+use crate::executor::{LocalExecutor, Options};
+
+/// How long one request for work may be held back by the control plane.
+const WAIT_SECONDS: u64 = 20;
+/// Asking for work in vain takes at least this long, also where the control
+/// plane answers at once: 8,640 requests a day from a runner that idles.
+const IDLE_PAUSE: Duration = Duration::from_secs(10);
+/// Pauses after a failure double from here …
+pub(crate) const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// … up to here.
+pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How long ends that are known may take to be reported after a stop was asked for.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What a runner works with.
+pub struct FarOptions {
+    /// For the executor; it works in `home`, whatever it says there, and wakes us.
+    pub local: Options,
+    pub home: Home,
+    /// Where the control plane is, without a slash at its end.
+    pub control_url: String,
+    pub token: SecretString,
+    pub name: String,
+    /// What this machine has a clone of.
+    pub repositories: Vec<Repository>,
+    /// The agent programs it has.
+    pub agents: Vec<String>,
+    pub heartbeat: Duration,
+    /// A number from 0 to 1, by chance: runners shall not all come back at once.
+    pub random: fn() -> f64,
+}
+
+/// Why a control plane's address cannot be used, and the remedy.
+pub fn check_control_url(url: &str) -> Result<(), String> {
+    if url.starts_with("https://") || shared::net::is_loopback(url) {
+        return Ok(());
+    }
+    Err(format!(
+        "`{url}` would carry prompts and results over the network for everybody to read: use https://"
+    ))
+}
+
+/// Works until `stop` comes. Agents go on under their supervisors then, and the
+/// next start takes them up.
+pub async fn run(options: FarOptions, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let FarOptions {
+        local,
+        home,
+        control_url,
+        token,
+        name,
+        repositories,
+        agents,
+        heartbeat,
+        random,
+    } = options;
+    let control = Control::new(&control_url, token, Arc::clone(&local.clock))?;
+    let slots = local.concurrency;
+    let (changed, _) = watch::channel(());
+    let (stopping, stopped) = watch::channel(false);
+    let bonds = Arc::new(Bonds::new(control, name.clone(), random));
+    let executor = {
+        let changed = changed.clone();
+        let options = Options {
+            home: home.path().to_path_buf(),
+            wake: Arc::new(move |_| {
+                changed.send_replace(());
+            }),
+            ..local
+        };
+        LocalExecutor::under(
+            options,
+            Arc::clone(&bonds) as Arc<dyn crate::executor::Tenure>,
+        )
+    };
+    let ask = LeaseAsk {
+        runner: name,
+        slots_free: slots,
+        repositories: repositories.iter().map(|it| it.id.clone()).collect(),
+        agents,
+        wait_seconds: WAIT_SECONDS,
+    };
+    let tender = Arc::new(Tender {
+        bonds,
+        executor,
+        leases: Leases::open(&home.path().join("leases"))?,
+        repositories,
+        heartbeat,
+        changed,
+        stopped,
+    });
+    let mut stop = std::pin::pin!(stop);
+    let mut tends = JoinSet::new();
+    let end = async {
+        take_up(&tender, &mut tends).await?;
+        lease(&tender, ask, slots, random, &mut tends).await
+    };
+    let ended = tokio::select! {
+        () = &mut stop => Ok(()),
+        ended = end => ended,
+    };
+    let _ = stopping.send(true);
+    info!("stopping: agents work on, and the next start takes them up");
+    let _ = timeout(FAREWELL, async {
+        while tends.join_next().await.is_some() {}
+    })
+    .await;
+    ended
+}
+
+/// Goes on with what the last start left.
+async fn take_up(tender: &Arc<Tender>, tends: &mut JoinSet<()>) -> anyhow::Result<()> {
+    let left = tender
+        .leases
+        .all()
+        .context("read the leases of the last start")?;
+    let mut ours = Vec::new();
+    for job in left {
+        // Nothing of it may move before it is known whether it is still ours.
+        if let Some(hold) = tender.reclaim(job).await {
+            ours.push(hold);
+        }
+    }
+    let jobs = tender
+        .executor
+        .resume()
+        .await
+        .context("take up the jobs of the last start")?;
+    if jobs > 0 {
+        info!(jobs, "took up the jobs that the last start left");
+    }
+    for hold in ours {
+        let tender = Arc::clone(tender);
+        tends.spawn(async move { tender.tend(hold).await });
+    }
+    Ok(())
+}
+
+/// Asks for work as long as there is a free slot.
+async fn lease(
+    tender: &Arc<Tender>,
+    mut ask: LeaseAsk,
+    slots: usize,
+    random: fn() -> f64,
+    tends: &mut JoinSet<()>,
+) -> anyhow::Result<()> {
+    let mut backoff = Backoff::new(random);
+    loop {
+        while let Some(ended) = tends.try_join_next() {
+            reap(ended);
+        }
+        ask.slots_free = slots.saturating_sub(tends.len());
+        if ask.slots_free == 0 {
+            if let Some(ended) = tends.join_next().await {
+                reap(ended);
+            }
+            continue;
+        }
+        let asked = Instant::now();
+        match tender.bonds.control.lease(&ask).await {
+            Ok(jobs) => {
+                backoff.reset();
+                let none = jobs.is_empty();
+                for job in jobs {
+                    let tender = Arc::clone(tender);
+                    tends.spawn(async move { tender.begin(job).await });
+                }
+                if none {
+                    sleep_until(asked + IDLE_PAUSE).await;
+                }
+            }
+            Err(why) => {
+                warn!("cannot ask for work: {why}");
+                sleep(backoff.next()).await;
+            }
+        }
+    }
+}
+
+fn reap(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        // A bug: the lease lapses, and somebody else does the job.
+        error!("work on a job broke off: {error}");
+    }
+}
+
+/// Pauses that grow with every failure.
+pub(crate) struct Backoff {
+    pause: Duration,
+    random: fn() -> f64,
+}
+
+impl Backoff {
+    pub(crate) fn new(random: fn() -> f64) -> Self {
+        Self {
+            pause: PAUSE_MIN,
+            random,
+        }
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.pause = PAUSE_MIN;
+    }
+
+    pub(crate) fn next(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(PAUSE_MAX);
+        pause.mul_f64(0.5 + (self.random)().clamp(0.0, 1.0) / 2.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_goes_over_the_network_in_the_open() {
+        for good in [
+            "https://c.example",
+            "http://127.0.0.1:3456",
+            "http://localhost:1",
+        ] {
+            assert_eq!(check_control_url(good), Ok(()));
+        }
+        for bad in [
+            "http://c.example",
+            "http://127.0.0.1.example",
+            "ftp://c.example",
+        ] {
+            assert!(check_control_url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn pauses_grow_and_are_bounded() {
+        let mut backoff = Backoff::new(|| 1.0);
+        let pauses: Vec<u64> = (0..9).map(|_| backoff.next().as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        backoff.reset();
+        let mut least = Backoff::new(|| 0.0);
+        assert_eq!((backoff.next(), least.next()), (PAUSE_MIN, PAUSE_MIN / 2));
+    }
+}

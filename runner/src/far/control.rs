@@ -1,0 +1,183 @@
+//! The control plane, as a runner calls it. Says what was answered; what to do
+//! about it is decided elsewhere.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use reqwest::redirect::Policy;
+use reqwest::{Response, StatusCode, Url};
+use secrecy::SecretString;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shared::issue::clip;
+use shared::net::is_loopback;
+use shared::ports::Clock;
+use shared::runner::document::{HeardDoc, HeartbeatDoc, JobDoc, LeaseAsk, Leased, ResultDoc};
+use shared::runner::signature::{SIGNATURE, Signed, TIMESTAMP, sign};
+
+/// Connecting takes longer than this only where nobody listens.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// The whole of one request, with the time that asking for work is held back.
+const REQUEST_MAX: Duration = Duration::from_secs(60);
+/// Ten jobs of 350 KB, with room.
+const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What is shown of a refusal, in bytes.
+const REFUSAL_BYTES_MAX: usize = 500;
+
+pub(super) struct Control {
+    client: reqwest::Client,
+    base: Url,
+    token: SecretString,
+    clock: Arc<dyn Clock>,
+}
+
+/// What became of a result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    Yes,
+    /// The job is somebody else's, or nobody's.
+    NotOurs,
+    /// It will never be taken like this; why.
+    Refused(String),
+}
+
+impl Control {
+    pub(super) fn new(
+        url: &str,
+        token: SecretString,
+        clock: Arc<dyn Clock>,
+    ) -> anyhow::Result<Self> {
+        let base =
+            Url::parse(url).with_context(|| format!("the control plane's address `{url}`"))?;
+        let mut client = reqwest::Client::builder();
+        if is_loopback(url) {
+            client = client.no_proxy();
+        }
+        let client = client
+            .user_agent("cyrus")
+            .connect_timeout(CONNECT_MAX)
+            .timeout(REQUEST_MAX)
+            // Nobody else shall get what is meant for it.
+            .redirect(Policy::none())
+            .build()
+            .context("set up the client of the control plane")?;
+        Ok(Self {
+            client,
+            base,
+            token,
+            clock,
+        })
+    }
+
+    /// Jobs that are ours from now on.
+    pub(super) async fn lease(&self, ask: &LeaseAsk) -> Result<Vec<JobDoc>, String> {
+        let answer = self.post(&["lease"], ask).await?;
+        match answer.status() {
+            StatusCode::NO_CONTENT => Ok(Vec::new()),
+            StatusCode::OK => Ok(read::<Leased>(answer).await?.jobs),
+            _ => Err(refusal(answer).await),
+        }
+    }
+
+    /// What to do with a job; `None`: it is not ours any more.
+    pub(super) async fn heartbeat(
+        &self,
+        job: &str,
+        beat: &HeartbeatDoc,
+    ) -> Result<Option<HeardDoc>, String> {
+        let answer = self.post(&["jobs", job, "heartbeat"], beat).await?;
+        match answer.status() {
+            StatusCode::OK => Ok(Some(read(answer).await?)),
+            StatusCode::CONFLICT | StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(refusal(answer).await),
+        }
+    }
+
+    pub(super) async fn result(&self, job: &str, result: &ResultDoc) -> Result<Taken, String> {
+        let answer = self.post(&["jobs", job, "result"], result).await?;
+        match answer.status() {
+            StatusCode::OK => Ok(Taken::Yes),
+            StatusCode::CONFLICT | StatusCode::NOT_FOUND => Ok(Taken::NotOurs),
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => {
+                Ok(Taken::Refused(refusal(answer).await))
+            }
+            _ => Err(refusal(answer).await),
+        }
+    }
+
+    async fn post(&self, path: &[&str], body: &impl Serialize) -> Result<Response, String> {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments
+                .pop_if_empty()
+                .extend(["runner", "v1"])
+                .extend(path);
+        }
+        let body = serde_json::to_vec(body).map_err(|error| error.to_string())?;
+        let sent = self.clock.now().as_second();
+        let signature = sign(
+            &self.token,
+            sent,
+            Signed {
+                method: "POST",
+                path: url.path(),
+                body: &body,
+            },
+        );
+        self.client
+            .post(url)
+            .header(TIMESTAMP, sent)
+            .header(SIGNATURE, signature)
+            .header(reqwest::header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .send()
+            .await
+            .map_err(|error| lost(&error.without_url()))
+    }
+}
+
+async fn read<T: DeserializeOwned>(answer: Response) -> Result<T, String> {
+    let body = body_of(answer, BODY_BYTES_MAX).await?;
+    serde_json::from_slice(&body)
+        .map_err(|error| format!("the control plane's answer is not what it should be: {error}"))
+}
+
+async fn body_of(mut answer: Response, max: usize) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|error| lost(&error))? {
+        if body.len() + chunk.len() > max {
+            return Err(format!("the control plane's answer is over {max} bytes"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+async fn refusal(answer: Response) -> String {
+    let status = answer.status();
+    let body = body_of(answer, BODY_BYTES_MAX).await.unwrap_or_default();
+    let said = String::from_utf8_lossy(&body);
+    let hint = if status == StatusCode::UNAUTHORIZED {
+        " (is CYRUS_RUNNER_TOKEN the same there, and is the clock right?)"
+    } else if status == StatusCode::NOT_FOUND {
+        " (is CYRUS_RUNNER_TOKEN set there, and is this its address?)"
+    } else {
+        ""
+    };
+    format!(
+        "the control plane answers {status}{hint}: {}",
+        clip(said.trim(), REFUSAL_BYTES_MAX)
+    )
+}
+
+fn lost(error: &reqwest::Error) -> String {
+    let mut text = format!("the control plane cannot be reached: {error}");
+    let mut cause = std::error::Error::source(error);
+    while let Some(it) = cause {
+        text.push_str(": ");
+        text.push_str(&it.to_string());
+        cause = it.source();
+    }
+    clip(&text, REFUSAL_BYTES_MAX)
+}
