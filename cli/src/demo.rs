@@ -8,13 +8,13 @@ mod story;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use jiff::SignedDuration;
 use serde_json::Value;
 use shared::config::{self, Env};
+use shared::wire;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use world::github::Ci;
@@ -98,8 +98,9 @@ async fn play(options: &Options, json: bool, folder: &Path) -> anyhow::Result<Ex
     let mut variables = stage.variables(&claude);
     variables.insert("CYRUS_POLL_SECONDS".into(), POLL_SECONDS.into());
     let env = Env(variables);
-    let settings = Arc::new(config::load(&env, None, None)?.settings);
-    let service = Service::build(settings, &env).await?;
+    let store = wire::open(&config::place_of_store(&env, None)?).await?;
+    let (live, _) = wire::live(&env, None, None, &store).await?;
+    let service = Service::build(live, store, &env)?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
     let (stop, stopped) = oneshot::channel::<()>();

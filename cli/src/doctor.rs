@@ -2,14 +2,16 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use runner::{agent_env, check_repository, find_program, git_env};
 use serde::Serialize;
 use shared::config::{Env, Settings, StorePlace};
 use shared::issue::{Repository, Strategy};
-use shared::wire;
+use shared::store::memory::MemoryLog;
+use shared::wire::{self, Store};
 
-use crate::{Common, EXIT_FAILED};
+use crate::{Common, EXIT_FAILED, reach};
 
 /// The version of git from which on worktrees and partial output behave as the runner needs.
 const GIT_MIN: (u32, u32) = (2, 25);
@@ -24,14 +26,18 @@ struct Finding {
 }
 
 pub(crate) async fn doctor(common: &Common) -> anyhow::Result<ExitCode> {
-    let (loaded, env) = common.load()?;
-    let settings = &loaded.settings;
-    let mut findings = vec![Finding {
+    let env = Env::from_process();
+    let mut findings = Vec::new();
+    let store = store(&common.store_place(&env)?, &mut findings).await;
+    // Every secret is looked up, wherever it lies; one that is not there is the end.
+    let (live, warnings) = common.live(&env, &store).await?;
+    let settings = &live.settings();
+    findings.push(Finding {
         check: "configuration".into(),
         ok: true,
         text: settings.place.clone(),
-    }];
-    findings.extend(loaded.warnings.iter().map(|warning| Finding {
+    });
+    findings.extend(warnings.iter().map(|warning| Finding {
         check: "configuration".into(),
         ok: true,
         text: format!("note: {warning}"),
@@ -57,6 +63,40 @@ pub(crate) async fn doctor(common: &Common) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Opens the store, and says what is wrong with it. Where it cannot be opened,
+/// all else is looked at with an empty one.
+async fn store(place: &StorePlace, findings: &mut Vec<Finding>) -> Store {
+    let mut found = |ok, text| {
+        findings.push(Finding {
+            check: "store".into(),
+            ok,
+            text,
+        });
+    };
+    let opened = match place {
+        StorePlace::Sqlite(path) => {
+            found(true, path.display().to_string());
+            reach::store_to_read(place).await
+        }
+        StorePlace::Dynamodb(name) => {
+            let table = Arc::new(wire::table(name).await);
+            match table.check().await {
+                Ok(wrong) if wrong.is_empty() => found(true, format!("the table {name}")),
+                Ok(wrong) => wrong.into_iter().for_each(|it| found(false, it)),
+                Err(error) => {
+                    found(false, format!("{error:#}"));
+                    return Arc::new(MemoryLog::default()).into();
+                }
+            }
+            Ok(table.into())
+        }
+    };
+    opened.unwrap_or_else(|error| {
+        found(false, format!("{error:#}"));
+        Arc::new(MemoryLog::default()).into()
+    })
+}
+
 async fn services(settings: &Settings, findings: &mut Vec<Finding>) {
     let mut found = |check: &str, result: Result<String, String>| {
         let (ok, text) = match result {
@@ -69,15 +109,6 @@ async fn services(settings: &Settings, findings: &mut Vec<Finding>) {
             text,
         });
     };
-    found(
-        "store",
-        match &settings.store {
-            StorePlace::Sqlite(path) => Ok(path.display().to_string()),
-            StorePlace::Dynamodb(_) => {
-                Err("CYRUS_STORE names a DynamoDB table; on one machine use sqlite:PATH".into())
-            }
-        },
-    );
     let signed = wire::linear_secrets(settings).map(|_| "LINEAR_WEBHOOK_SECRET is set".to_owned());
     found("webhooks", signed.map_err(|it| it.to_string()));
     let linear = match wire::linear(settings) {

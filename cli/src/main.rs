@@ -1,17 +1,26 @@
 //! The command. Wiring and words only: what a command does stands in the file
 //! of its name, what the service does in `shared`.
 
+mod carry;
+mod config;
 mod demo;
 mod doctor;
 mod reach;
+mod repair;
 mod show;
 mod start;
+mod stats;
+mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use clap::builder::TypedValueParser as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use shared::config::{self, Env, Loaded};
+use shared::config::{ConfigError, Configuration, Env, Live, StorePlace, place_of_store};
+use shared::stats::Period;
+use shared::wire::{self, Store};
 use tracing_subscriber::EnvFilter;
 
 /// The thing asked for failed.
@@ -59,8 +68,36 @@ enum Command {
         /// Linear's identifier (ENG-42) or id
         issue: String,
     },
+    /// Show executors and their health, strategy, budget and what runs now
+    Status,
+    /// Show what the last days came to: tasks, shares, time saved, cost
+    Stats {
+        /// The days up to today
+        #[arg(long, default_value = "week", value_parser = period())]
+        period: Period,
+    },
     /// Check every configured service, key and tool
     Doctor,
+    /// Show and change the configuration
+    Config {
+        #[command(subcommand)]
+        action: config::Action,
+    },
+    /// Write all issues as lines of JSON, for another store
+    Export {
+        /// [default: stdout]
+        file: Option<PathBuf>,
+    },
+    /// Take over what `cyrus export` wrote
+    Import {
+        /// [default: stdin]
+        file: Option<PathBuf>,
+    },
+    /// Make the head of a parked issue again from its log
+    Repair {
+        /// Linear's identifier (ENG-42) or id
+        issue: String,
+    },
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
     /// Supervise one agent (started by the service itself)
@@ -90,11 +127,19 @@ fn main() -> ExitCode {
         Command::Demo(options) => run(async { demo::demo(&options, common.json).await }),
         Command::Issues => run(async { show::issues(&common).await }),
         Command::Show { issue } => run(async { show::show(&common, &issue).await }),
+        Command::Config { action } => run(async { config::config(&common, action).await }),
+        Command::Export { file } => run(async { carry::export(&common, file.as_deref()).await }),
+        Command::Import { file } => run(async { carry::import(&common, file.as_deref()).await }),
+        Command::Repair { issue } => run(async { repair::repair(&common, &issue).await }),
+        Command::Status => run(async { status::status(&common).await }),
+        Command::Stats { period } => run(async { stats::stats(&common, period).await }),
         Command::Doctor => run(async { doctor::doctor(&common).await }),
     };
     result.unwrap_or_else(|error| {
         eprintln!("cyrus: {error:#}");
-        let misused = error.is::<config::ConfigError>() || error.is::<shared::wire::Missing>();
+        let misused = error.is::<ConfigError>()
+            || error.is::<wire::Missing>()
+            || error.is::<reach::Misused>();
         ExitCode::from(if misused { EXIT_MISUSED } else { EXIT_FAILED })
     })
 }
@@ -104,6 +149,11 @@ fn run(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<E
         .enable_all()
         .build()?
         .block_on(work)
+}
+
+fn period() -> impl clap::builder::TypedValueParser<Value = Period> {
+    let words = Period::ALL.iter().map(|it| it.word());
+    clap::builder::PossibleValuesParser::new(words).try_map(|it| it.parse::<Period>())
 }
 
 /// Logs go to stderr, as `RUST_LOG` says, else from `default` on.
@@ -116,10 +166,17 @@ fn log_to_stderr(default: &str) {
 }
 
 impl Common {
-    /// The configuration in force, and the environment it was read with.
-    fn load(&self) -> anyhow::Result<(Loaded, Env)> {
-        let env = Env::from_process();
-        let loaded = config::load(&env, self.home.as_deref(), self.config.as_deref())?;
-        Ok((loaded, env))
+    fn store_place(&self, env: &Env) -> Result<StorePlace, ConfigError> {
+        place_of_store(env, self.home.as_deref())
+    }
+
+    /// Where the configuration is.
+    fn configuration(&self, env: &Env, store: &Store) -> Configuration {
+        wire::configuration(env, self.home.as_deref(), self.config.as_deref(), store)
+    }
+
+    /// The settings of now, and what their author should know.
+    async fn live(&self, env: &Env, store: &Store) -> anyhow::Result<(Arc<Live>, Vec<String>)> {
+        wire::live(env, self.home.as_deref(), self.config.as_deref(), store).await
     }
 }

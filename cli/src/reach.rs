@@ -1,19 +1,23 @@
 //! Reaching the service: over HTTP where it runs, else in its store.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
-use shared::config::{Settings, StorePlace};
+use shared::config::{self, Env, Settings, StorePlace};
 use shared::issue::{Issue, evolve};
 use shared::net::is_loopback;
-use shared::ports::Log as _;
+use shared::store::memory::MemoryLog;
 use shared::store::sqlite::SqliteLog;
 use shared::view;
+use shared::wire::{self, Store};
 
 use crate::Common;
 
+const API_TOKEN: &str = "CYRUS_API_TOKEN";
 /// How long an answer of the service may take.
 const ANSWER: Duration = Duration::from_secs(30);
 /// Issues that are read from the store for a list.
@@ -24,6 +28,11 @@ const ISSUES_MAX: usize = 1_000;
 #[error("no issue `{0}` is known here")]
 pub(crate) struct Unknown(String);
 
+/// What was asked for is wrong, the service says.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Misused(pub(crate) String);
+
 /// Where the facts come from.
 pub(crate) enum Reach {
     Service {
@@ -31,14 +40,42 @@ pub(crate) enum Reach {
         token: Option<secrecy::SecretString>,
         http: reqwest::Client,
     },
-    Store(SqliteLog),
+    Store(Store),
 }
 
 impl Reach {
-    /// The service, if it answers; else the store, unless a URL was asked for.
+    /// The service, if it answers; else the store to read, unless a URL was asked for.
     pub(crate) async fn find(common: &Common) -> anyhow::Result<Self> {
-        let (loaded, env) = common.load()?;
-        let settings = loaded.settings;
+        let env = Env::from_process();
+        let settings = access(common, &env).await?;
+        match Self::service(common, &env, &settings).await? {
+            Some(service) => Ok(service),
+            None => Ok(Self::Store(open(&settings).await?)),
+        }
+    }
+
+    /// The service, if it answers.
+    pub(crate) async fn running(common: &Common) -> anyhow::Result<Option<Self>> {
+        let env = Env::from_process();
+        let settings = access(common, &env).await?;
+        Self::service(common, &env, &settings).await
+    }
+
+    /// The service, if it answers; else the store to write.
+    pub(crate) async fn find_to_write(common: &Common) -> anyhow::Result<Self> {
+        let env = Env::from_process();
+        let settings = access(common, &env).await?;
+        match Self::service(common, &env, &settings).await? {
+            Some(service) => Ok(service),
+            None => Ok(Self::Store(wire::open(&settings.store).await?)),
+        }
+    }
+
+    async fn service(
+        common: &Common,
+        env: &Env,
+        settings: &Settings,
+    ) -> anyhow::Result<Option<Self>> {
         let asked = common
             .url
             .clone()
@@ -55,8 +92,8 @@ impl Reach {
         let health = http.get(format!("{url}/healthz")).send().await;
         match (health, asked) {
             (Ok(answer), _) if answer.status().is_success() => {
-                let token = settings.api_token.map(|it| it.0);
-                Ok(Self::Service { url, token, http })
+                let token = settings.api_token.as_ref().map(|it| it.0.clone());
+                Ok(Some(Self::Service { url, token, http }))
             }
             (Ok(answer), Some(_)) => {
                 anyhow::bail!("{url} answers {}, which is not cyrus", answer.status())
@@ -64,7 +101,7 @@ impl Reach {
             (Err(error), Some(_)) => {
                 Err(error).with_context(|| format!("reach the service at {url}"))
             }
-            (Ok(_) | Err(_), None) => Ok(Self::Store(open(&settings)?)),
+            (Ok(_) | Err(_), None) => Ok(None),
         }
     }
 
@@ -86,7 +123,7 @@ impl Reach {
                     }
                 }
             }
-            Self::Store(log) => {
+            Self::Store(Store { log, .. }) => {
                 let heads = log.heads(None, ISSUES_MAX).await?;
                 let issues = heads.into_iter().map(view::line).collect();
                 Ok(serde_json::to_value(view::IssueList {
@@ -100,7 +137,7 @@ impl Reach {
     pub(crate) async fn issue(&self, name: &str) -> anyhow::Result<Value> {
         match self {
             Self::Service { .. } => self.get(&format!("issues/{}", path_segment(name))).await,
-            Self::Store(log) => {
+            Self::Store(Store { log, .. }) => {
                 let id = log
                     .find(name)
                     .await?
@@ -114,13 +151,28 @@ impl Reach {
         }
     }
 
-    async fn get(&self, path: &str) -> anyhow::Result<Value> {
+    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.send(Method::GET, path, None).await
+    }
+
+    /// Asks the service for something, and returns its answer.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> anyhow::Result<Value> {
         let Self::Service { url, token, http } = self else {
             anyhow::bail!("there is no service")
         };
-        let mut request = http.get(format!("{url}/api/v1/{path}"));
+        let mut request = http.request(method, format!("{url}/api/v1/{path}"));
         if let Some(token) = token {
             request = request.bearer_auth(token.expose_secret());
+        }
+        if let Some(body) = body {
+            request = request
+                .header("content-type", "application/json")
+                .body(body);
         }
         let answer = request.send().await.with_context(|| format!("ask {url}"))?;
         let status = answer.status();
@@ -128,36 +180,59 @@ impl Reach {
             .json()
             .await
             .with_context(|| format!("read the answer of {url}"))?;
-        anyhow::ensure!(
-            status.is_success(),
-            "{}",
-            body["error"]
-                .as_str()
-                .map_or_else(|| status.to_string(), str::to_owned)
-        );
-        Ok(body)
-    }
-}
-
-fn open(settings: &Settings) -> anyhow::Result<SqliteLog> {
-    match &settings.store {
-        StorePlace::Sqlite(path) if path.exists() => SqliteLog::open_read_only(path),
-        StorePlace::Sqlite(path) => anyhow::bail!(
-            "no service answers at http://{} and there is no store at {}: start it with `cyrus start`",
-            settings.listen,
-            path.display()
-        ),
-        StorePlace::Dynamodb(table) => {
-            anyhow::bail!(
-                "no service answers at http://{}, and the table `{table}` cannot be read here",
-                settings.listen
-            )
+        if status.is_success() {
+            return Ok(body);
+        }
+        let why = body["error"]
+            .as_str()
+            .map_or_else(|| status.to_string(), str::to_owned);
+        match status {
+            StatusCode::UNPROCESSABLE_ENTITY => Err(Misused(why).into()),
+            _ => Err(anyhow::Error::msg(why)),
         }
     }
 }
 
+/// What the environment says about reaching the service. Only the token that
+/// this needs is looked up.
+async fn access(common: &Common, env: &Env) -> anyhow::Result<Settings> {
+    let home = common.home.as_deref();
+    let loaded = config::of_environment(env, home)?;
+    let mut settings = loaded.settings;
+    let token = loaded.absent.into_iter().find(|it| it.key == API_TOKEN);
+    if let (Some(absent), Some(token)) = (token, &mut settings.api_token) {
+        let mut found = settings.vault.look_up(&[absent]).await?;
+        token.0 = found.0.pop_first().map_or_else(Default::default, |it| it.1);
+    }
+    Ok(settings)
+}
+
+async fn open(settings: &Settings) -> anyhow::Result<Store> {
+    if let StorePlace::Sqlite(path) = &settings.store
+        && !path.exists()
+    {
+        anyhow::bail!(
+            "no service answers at http://{} and there is no store at {}: start it with `cyrus start`",
+            settings.listen,
+            path.display()
+        )
+    }
+    store_to_read(&settings.store).await
+}
+
+/// The store, beside a service that may hold it; an empty one where there is none yet.
+pub(crate) async fn store_to_read(place: &StorePlace) -> anyhow::Result<Store> {
+    match place {
+        StorePlace::Sqlite(path) if path.exists() => {
+            Ok(Arc::new(SqliteLog::open_read_only(path)?).into())
+        }
+        StorePlace::Sqlite(_) => Ok(Arc::new(MemoryLog::default()).into()),
+        StorePlace::Dynamodb(_) => wire::open(place).await,
+    }
+}
+
 /// A name that cannot leave its place in a path.
-fn path_segment(name: &str) -> String {
+pub(crate) fn path_segment(name: &str) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(byte);
     let mut segment = String::new();
     for byte in name.bytes() {

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use runner::LocalExecutor;
-use shared::config::{Env, Settings};
+use shared::config::{Env, Live, Settings, StorePlace};
 use shared::engine::Engine;
 use shared::http::{self, Doors};
 use shared::ports::{Executor, Forge};
 use shared::service::{self, Bell, Wakes};
-use shared::wire;
+use shared::wire::{self, Store};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -24,12 +24,14 @@ const LAST_REQUESTS: Duration = Duration::from_secs(5);
 
 pub(crate) async fn start(common: &Common) -> anyhow::Result<ExitCode> {
     log_to_stderr("info");
-    let (loaded, env) = common.load()?;
-    for warning in &loaded.warnings {
+    let env = Env::from_process();
+    let store = wire::open(&common.store_place(&env)?).await?;
+    let (live, warnings) = common.live(&env, &store).await?;
+    for warning in &warnings {
         warn!("{warning}");
     }
-    let settings = Arc::new(loaded.settings);
-    let service = Service::build(Arc::clone(&settings), &env).await?;
+    let settings = live.settings();
+    let service = Service::build(live, store, &env)?;
     let listener = TcpListener::bind(settings.listen)
         .await
         .with_context(|| format!("listen on {} (CYRUS_LISTEN)", settings.listen))?;
@@ -46,10 +48,13 @@ pub(crate) struct Service {
     bell: Bell,
     local: Option<LocalExecutor>,
     poll_seconds: f64,
+    /// Nobody else works on the store.
+    alone: bool,
 }
 
 impl Service {
-    pub(crate) async fn build(settings: Arc<Settings>, env: &Env) -> anyhow::Result<Self> {
+    pub(crate) fn build(live: Arc<Live>, store: Store, env: &Env) -> anyhow::Result<Self> {
+        let settings = live.settings();
         let linear_secrets = wire::linear_secrets(&settings)?;
         if settings.github.token.is_none() {
             warn!(
@@ -57,18 +62,18 @@ impl Service {
                  version takes a token only, not an App's key)"
             );
         }
-        let store = wire::open(&settings.store).await?;
         let (bell, wakes) = service::bell();
         let forge: Arc<dyn Forge> = Arc::new(wire::forge(&settings)?);
         let local = local(&settings, env, Arc::clone(&forge), bell.clone())?;
         let executor = local.clone().map(|it| Arc::new(it) as Arc<dyn Executor>);
-        let engine = Arc::new(Engine::new(wire::hands(&settings, store, forge, executor)?));
+        let engine = Arc::new(Engine::new(wire::hands(&live, store, forge, executor)?));
         let wake = bell.clone();
         let doors = Arc::new(Doors {
             engine: Arc::clone(&engine),
             wake: Box::new(move |id| wake.act(id)),
             linear_secrets,
             api_token: settings.api_token.as_ref().map(|it| it.0.clone()),
+            live,
         });
         let poll_seconds = settings.poll.as_secs_f64();
         Ok(Self {
@@ -78,6 +83,7 @@ impl Service {
             bell,
             local,
             poll_seconds,
+            alone: matches!(settings.store, StorePlace::Sqlite(_)),
         })
     }
 
@@ -94,6 +100,7 @@ impl Service {
             bell,
             local,
             poll_seconds,
+            alone,
         } = self;
         if let Some(local) = &local {
             let jobs = local
@@ -105,11 +112,13 @@ impl Service {
             }
         }
         drop(bell);
-        // The store is held by one process, so whoever claimed something in it is gone.
-        engine
-            .take_over()
-            .await
-            .context("take over from the last start")?;
+        // A file is held by one process, so whoever claimed something in it is gone.
+        if alone {
+            engine
+                .take_over()
+                .await
+                .context("take over from the last start")?;
+        }
         let (stopping, stopped) = watch::channel(false);
         let server = {
             let mut stopped = stopped.clone();

@@ -1,37 +1,43 @@
-//! `config.json` and the environment become [`Settings`]. Reads files at load
-//! time and never afterwards; decides nothing about a single issue but which
-//! repository and which rules it falls under.
+//! `config.json`, the environment and what was set become [`Settings`]; decides
+//! nothing about a single issue but which repository and which rules it falls
+//! under. [`Sources`] are made into settings without asking anybody; [`Live`]
+//! are the settings that follow what is set.
 //!
-//! A variable beats the file, the file beats the default. Nothing wrong is
-//! passed over: an unknown key is a warning, a wrong value an error that names
+//! What was set beats a variable, a variable beats the file, the file beats the
+//! default. Nothing wrong is passed over: an unknown key is a warning, a wrong value an error that names
 //! the key, the place and the remedy.
 
 mod env;
 mod file;
+mod kept;
+mod keys;
+mod live;
 mod read;
 mod repository;
 mod route;
 mod secret;
 mod settle;
+mod sources;
 mod tools;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-
 pub use self::env::Env;
-use self::env::Variables;
-use self::file::{ConfigFile, Whereabouts};
+pub use self::kept::{FILE_BYTES_MAX, Kept, SHELF};
+pub use self::keys::{Entry, Source, check_key};
+pub use self::live::{Changed, Configuration, Live, Refused};
 pub use self::read::{ConfigError, Problem};
-use self::read::{Findings, Object};
 pub use self::repository::RepositorySettings;
-pub use self::secret::Secret;
-use self::settle::settle;
+pub use self::secret::{Absent, Reference, Secret, Secrets};
+pub(crate) use self::secret::{plain, read_file as read_secret_file};
+pub use self::sources::{Sources, of_environment, place_of_store};
 use crate::issue::{Planning, Strategy, Verbosity};
+use crate::secrets::Vault;
 
 /// The largest configuration that is read, in bytes.
 const CONFIG_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -76,6 +82,8 @@ pub struct Settings {
     /// `None`: nothing is ever sent to Codegen.
     pub codegen: Option<CodegenSettings>,
     pub repositories: Vec<RepositorySettings>,
+    /// Where secrets are read again.
+    pub vault: Arc<Vault>,
     agents: AgentDefaults,
 }
 
@@ -205,42 +213,17 @@ struct ModeTools {
 pub struct Loaded {
     pub settings: Settings,
     pub warnings: Vec<String>,
+    /// Secrets that must be looked up before the settings are whole.
+    pub absent: Vec<Absent>,
+    /// Keys of the file that hold a secret itself, rather than say where it lies.
+    pub plain_secrets: Vec<String>,
 }
 
-/// Loads the configuration: `config` (the flag `--config`), else
-/// `CYRUS_CONFIG`, else the text in `CYRUS_CONFIG_JSON`, else `config.json` in
-/// the home folder, which is `home` (the flag `--home`), else `CYRUS_HOME`,
-/// else `~/.cyrus`.
+/// Loads the configuration without asking anybody: neither the store, which may
+/// keep a copy of it, nor AWS, where secrets may lie. See [`Sources::find`] for
+/// the order of places.
 pub fn load(env: &Env, home: Option<&Path>, config: Option<&Path>) -> Result<Loaded, ConfigError> {
-    let home = home_folder(env, home)?;
-    let named = config.map(Path::to_path_buf);
-    let named = named.or_else(|| {
-        env.get("CYRUS_CONFIG")
-            .map(|it| expand(it, env.get("HOME")))
-    });
-    if let Some(path) = named {
-        let text = read_file(&path)?;
-        return parse(
-            &text,
-            &path.display().to_string(),
-            path.parent(),
-            env,
-            &home,
-        );
-    }
-    if let Some(text) = env.get("CYRUS_CONFIG_JSON") {
-        return parse(text, "CYRUS_CONFIG_JSON", None, env, &home);
-    }
-    let path = home.join("config.json");
-    let place = path.display().to_string();
-    if path.exists() {
-        return parse(&read_file(&path)?, &place, Some(&home), env, &home);
-    }
-    let mut loaded = parse(r#"{"repositories":[]}"#, &place, Some(&home), env, &home)?;
-    loaded
-        .warnings
-        .push(format!("there is no {place}: no repository is configured"));
-    Ok(loaded)
+    Sources::find(env, home, config, &Kept::default())?.settle()
 }
 
 /// Makes settings of a document's text. `place` names it for people; relative
@@ -252,23 +235,9 @@ pub fn parse(
     env: &Env,
     home: &Path,
 ) -> Result<Loaded, ConfigError> {
-    let document: Value = serde_json::from_str(text)
-        .map_err(|error| alone(place, format!("is not the JSON it should be: {error}")))?;
-    let at = Whereabouts {
-        folder: folder.unwrap_or(home),
-        user_home: env.get("HOME"),
-        worktrees: home.join("worktrees"),
-    };
-    let findings = Findings::default();
-    let file = ConfigFile::read(Object::document(&document, place, &findings)?, &at);
-    let variables = Variables {
-        env,
-        findings: &findings,
-        at: &at,
-    };
-    let settings = settle(file, &variables, place, home);
-    let (settings, warnings) = findings.conclude(settings)?;
-    Ok(Loaded { settings, warnings })
+    let mut sources = Sources::of_document(text, place, env, home);
+    sources.document.folder = folder.map(Path::to_path_buf);
+    sources.settle()
 }
 
 impl LinearSettings {

@@ -1,6 +1,8 @@
 //! One router for all that comes over HTTP: webhooks and the API. Doors only:
 //! what a request means is decided elsewhere.
 
+mod operate;
+
 use std::sync::Arc;
 
 use axum::Json;
@@ -17,6 +19,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tracing::{error, info, warn};
 
+use crate::config::Live;
 use crate::engine::{Engine, Heard};
 use crate::issue::{IssueId, Time};
 use crate::linear::webhook::{self, Refused};
@@ -39,6 +42,8 @@ pub struct Doors {
     pub linear_secrets: Vec<SecretString>,
     /// The bearer token of `/api`; none leaves it open.
     pub api_token: Option<SecretString>,
+    /// The settings, to be shown and changed.
+    pub live: Arc<Live>,
 }
 
 /// All routes.
@@ -47,6 +52,7 @@ pub fn router(doors: Arc<Doors>) -> Router {
         .route("/issues", get(issues))
         .route("/issues/{issue}", get(issue))
         .route("/issues/{issue}/log", get(log))
+        .merge(operate::routes())
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing under this path") })
         .layer(middleware::from_fn_with_state(
             Arc::clone(&doors),

@@ -6,13 +6,15 @@
 //! * [`store`]: the logs.
 //! * [`linear`], [`github`], [`codegen`]: adapters, one service each; `net`: the HTTP
 //!   that they share.
-//! * [`config`]: `config.json` and the environment become settings.
+//! * [`config`]: `config.json`, the environment and what was set become settings;
+//!   [`secrets`]: where they only name a secret.
 //! * [`http`]: one router for webhooks and the API; [`view`]: the documents it serves.
 //! * [`runner`]: jobs for machines elsewhere, and how those ask for them.
 //! * [`service`]: the three roles in one process; [`serverless`]: each in a function.
 //! * [`stats`]: what events count up to; [`telemetry`]: what a function tells of itself.
 //! * [`wire`]: environment in, engine out. The only place where adapters are chosen.
 
+pub mod carry;
 pub mod codegen;
 pub mod config;
 pub mod engine;
@@ -23,6 +25,7 @@ pub mod linear;
 pub mod net;
 pub mod ports;
 pub mod runner;
+pub mod secrets;
 pub mod serverless;
 pub mod service;
 pub mod stats;

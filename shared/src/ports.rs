@@ -31,10 +31,11 @@ pub trait Clock: Send + Sync {
 }
 
 /// Says what holds for an issue.
+#[async_trait]
 pub trait Policies: Send + Sync {
     /// The policy for an issue, or a sentence for its author: why there is
     /// none, and what to do about it.
-    fn policy(&self, brief: &Brief) -> Result<Policy, String>;
+    async fn policy(&self, brief: &Brief) -> Result<Policy, String>;
 }
 
 /// The logs of all issues, a small head for each, and accounts.

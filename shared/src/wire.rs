@@ -1,17 +1,21 @@
 //! Settings in, hands out: the only place where adapters are chosen.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
+use aws_config::BehaviorVersion;
 use secrecy::SecretString;
+use tracing::warn;
 
-use crate::config::{self, Env, Settings, StorePlace};
+use crate::config::{self, Configuration, Env, Live, Settings, StorePlace};
 use crate::engine::Engine;
 use crate::http::Doors;
 use crate::issue::Time;
 use crate::linear::client::Auth;
-use crate::ports::{Clock, Executor, Forge, Hands, Log, Registers, Tracker};
+use crate::ports::{Clock, Executor, Forge, Hands, Log, Policies, Registers, Tracker};
+use crate::store::dynamo::DynamoLog;
 use crate::{codegen, github, linear};
 
 /// The system's clock; the only one there is.
@@ -68,30 +72,64 @@ pub async fn open(place: &StorePlace) -> anyhow::Result<Store> {
         StorePlace::Sqlite(_) => {
             anyhow::bail!("CYRUS_STORE must be dynamodb:TABLE in a Lambda function")
         }
-        StorePlace::Dynamodb(table) => {
-            anyhow::bail!("CYRUS_STORE: the table `{table}` cannot be used yet")
-        }
+        StorePlace::Dynamodb(name) => Ok(Arc::new(table(name).await).into()),
+    }
+}
+
+/// The table of that name, with the region and the rights of the environment.
+pub async fn table(name: &str) -> DynamoLog {
+    let config = aws_config::load_defaults(BehaviorVersion::latest()).await;
+    DynamoLog::new(&aws_sdk_dynamodb::Client::new(&config), name)
+}
+
+/// The settings of now, with all secrets, and what their author should know.
+/// `home` and `config`: the flags of these names.
+pub async fn live(
+    env: &Env,
+    home: Option<&Path>,
+    config: Option<&Path>,
+    store: &Store,
+) -> anyhow::Result<(Arc<Live>, Vec<String>)> {
+    let (live, warnings) = Live::load(configuration(env, home, config, store)).await?;
+    Ok((Arc::new(live), warnings))
+}
+
+/// Where the configuration is.
+pub fn configuration(
+    env: &Env,
+    home: Option<&Path>,
+    config: Option<&Path>,
+    store: &Store,
+) -> Configuration {
+    Configuration {
+        env: env.clone(),
+        home: home.map(Path::to_path_buf),
+        config: config.map(Path::to_path_buf),
+        registers: Arc::clone(&store.registers),
+        clock: Arc::new(SystemClock),
+        vault: Arc::default(),
     }
 }
 
 /// The hands that the settings describe. `local`: the executor on this machine, if there is one.
 pub fn hands(
-    settings: &Arc<Settings>,
+    live: &Arc<Live>,
     store: Store,
     forge: Arc<dyn Forge>,
     local: Option<Arc<dyn Executor>>,
 ) -> anyhow::Result<Hands> {
+    let settings = live.settings();
     let mut executors: Vec<Arc<dyn Executor>> = local.into_iter().collect();
-    if let Some(codegen) = codegen(settings)? {
+    if let Some(codegen) = codegen(&settings)? {
         executors.push(Arc::new(codegen));
     }
     Ok(Hands {
         log: store.log,
         registers: store.registers,
-        tracker: tracker(settings)?,
+        tracker: tracker(&settings)?,
         forge,
         executors,
-        policies: Arc::clone(settings) as Arc<dyn crate::ports::Policies>,
+        policies: Arc::clone(live) as Arc<dyn Policies>,
         clock: Arc::new(SystemClock),
     })
 }
@@ -103,23 +141,31 @@ pub async fn function_engine() -> anyhow::Result<Arc<Engine>> {
 
 /// What the function that hears works with.
 pub async fn function_doors() -> anyhow::Result<Arc<Doors>> {
-    let (settings, engine) = function().await?;
+    let (live, engine) = function().await?;
+    let settings = live.settings();
     Ok(Arc::new(Doors {
         engine,
         // The table's stream wakes the orchestrator.
         wake: Box::new(|_| ()),
         linear_secrets: linear_secrets(&settings)?,
         api_token: settings.api_token.as_ref().map(|it| it.0.clone()),
+        live,
     }))
 }
 
-async fn function() -> anyhow::Result<(Arc<Settings>, Arc<Engine>)> {
-    let loaded = config::load(&Env::from_process(), None, None)?;
-    let settings = Arc::new(loaded.settings);
-    let store = open(&settings.store).await?;
-    let forge = Arc::new(forge(&settings)?);
-    let engine = Arc::new(Engine::new(hands(&settings, store, forge, None)?));
-    Ok((settings, engine))
+async fn function() -> anyhow::Result<(Arc<Live>, Arc<Engine>)> {
+    let env = Env::from_process();
+    // Nothing is kept there, but whoever names no home has none in a function.
+    let home = env.get("CYRUS_HOME").is_none().then(std::env::temp_dir);
+    let home = home.as_deref();
+    let store = open(&config::place_of_store(&env, home)?).await?;
+    let (live, warnings) = live(&env, home, None, &store).await?;
+    for warning in warnings {
+        warn!("{warning}");
+    }
+    let forge = Arc::new(forge(&live.settings())?);
+    let engine = Arc::new(Engine::new(hands(&live, store, forge, None)?));
+    Ok((live, engine))
 }
 
 /// Linear, for the engine.

@@ -18,7 +18,9 @@ const CYRUS: &str = include_str!("../fixtures/config/cyrus.json");
 
 #[test]
 fn every_key_of_ours_arrives() {
-    let Loaded { settings, warnings } = load(CONTRACT, &[]).expect("a good configuration");
+    let Loaded {
+        settings, warnings, ..
+    } = load(CONTRACT, &[]).expect("a good configuration");
     assert_eq!(warnings, Vec::<String>::new());
 
     let codegen = settings.codegen.as_ref().expect("a section");
@@ -113,7 +115,9 @@ fn without_our_keys_the_defaults_hold() {
 
 #[test]
 fn a_config_of_cyrus_loads_unchanged() {
-    let Loaded { settings, warnings } = load(CYRUS, &[]).expect("a good configuration");
+    let Loaded {
+        settings, warnings, ..
+    } = load(CYRUS, &[]).expect("a good configuration");
     assert_eq!(
         warnings,
         [

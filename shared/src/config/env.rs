@@ -88,9 +88,7 @@ impl Variables<'_> {
     }
 
     pub(super) fn secret(&self, name: &str) -> Option<Secret> {
-        self.parsed(name, |text| {
-            secret::resolve(text, self.at.folder, self.at.user_home)
-        })
+        self.parsed(name, |text| secret::resolve(text, name, PLACE, self.at))
     }
 
     /// An address of HTTP, without a slash at its end.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::read::Object;
 use super::repository::{self, RepositorySettings};
-use super::secret::{self, Secret};
+use super::secret::{self, Noticed, Secret, Secrets};
 use super::{AgentDefaults, ModeTools, Workspace, expand_home, tools};
 use crate::issue::{Planning, Strategy, Verbosity};
 
@@ -86,6 +86,9 @@ pub(super) struct Whereabouts<'a> {
     pub(super) user_home: Option<&'a str>,
     /// Where worktrees go when a repository does not say.
     pub(super) worktrees: PathBuf,
+    /// What was looked up in AWS.
+    pub(super) secrets: &'a Secrets,
+    pub(super) noticed: &'a Noticed,
 }
 
 impl ConfigFile {
@@ -112,7 +115,7 @@ impl ConfigFile {
             repositories: repository::read_all(&document, &mut workspaces, at),
             workspaces,
         };
-        unused_by_us(&document);
+        unused_by_us(&document, at);
         for object in [planning, limits, runner, document] {
             object.finish();
         }
@@ -278,9 +281,15 @@ const RUNNERS: &[(&str, Option<&str>)] = &[
 ];
 
 /// Cyrus's keys that mean nothing to us; their types are checked all the same.
-fn unused_by_us(document: &Object<'_>) {
+fn unused_by_us(document: &Object<'_>, at: &Whereabouts<'_>) {
+    const TUNNEL: &str = "ngrokAuthToken";
+    if document
+        .text(TUNNEL)
+        .is_some_and(|it| !it.trim().is_empty())
+    {
+        at.noticed.plain.borrow_mut().push(document.path(TUNNEL));
+    }
     for key in [
-        "ngrokAuthToken",
         "stripeCustomerId",
         "geminiDefaultModel",
         "codexDefaultModel",
@@ -366,7 +375,7 @@ pub(super) fn secret(
     at: &Whereabouts<'_>,
 ) -> Option<Secret> {
     let text = object.text(key)?;
-    let secret = secret::resolve(&text, at.folder, at.user_home);
+    let secret = secret::resolve(&text, &object.path(key), object.place, at);
     secret.map_err(|what| object.problem(key, what)).ok()
 }
 

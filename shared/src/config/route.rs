@@ -5,7 +5,6 @@
 use super::repository::LabelPrompt;
 use super::{ModeTools, RepositorySettings, Settings, tools};
 use crate::issue::{AgentPolicy, Brief, Policy, TaskKind, clip};
-use crate::ports::Policies;
 
 /// The longest name or branch of a tag, in bytes.
 const TAG_BYTES_MAX: usize = 200;
@@ -15,8 +14,10 @@ const BUG_LABEL: &str = "bug";
 /// Linear's own tools, allowed wherever an agent is given MCP servers.
 const LINEAR_TOOLS: &str = "mcp__linear";
 
-impl Policies for Settings {
-    fn policy(&self, brief: &Brief) -> Result<Policy, String> {
+impl Settings {
+    /// The policy for an issue, or a sentence for its author: why there is
+    /// none, and what to do about it.
+    pub fn policy(&self, brief: &Brief) -> Result<Policy, String> {
         let (repository, branch) = self.route(brief)?;
         let prompt = prompt(repository, &lower(&brief.labels));
         let mode = prompt.map(kind);
@@ -56,9 +57,7 @@ impl Policies for Settings {
             agent: self.agent(repository, prompt),
         })
     }
-}
 
-impl Settings {
     /// The repository of an issue, and the base branch that its author asks for.
     fn route(&self, brief: &Brief) -> Result<(&RepositorySettings, Option<String>), String> {
         let active: Vec<&RepositorySettings> =

@@ -5,16 +5,18 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::env::Variables;
 use super::file::{COST_OPTIMIZED, COST_RANGE, CodegenKeys, ConfigFile, CostKeys, STRATEGIES};
 use super::{
-    CodegenSettings, Costs, Features, GithubApp, GithubSettings, Limits, LinearClient,
+    CodegenSettings, Costs, Env, Features, GithubApp, GithubSettings, Limits, LinearClient,
     LinearSettings, PlanningSettings, RunnerSettings, Settings, StorePlace, Workspace, expand,
     expand_home, read,
 };
 use crate::issue::{Planning, Strategy, Verbosity};
+use crate::secrets::Vault;
 
 const LINEAR_API_URL: &str = "https://api.linear.app/graphql";
 const LINEAR_OAUTH_URL: &str = "https://api.linear.app/oauth/token";
@@ -43,6 +45,7 @@ pub(super) fn settle(
     variables: &Variables<'_>,
     place: &str,
     home: &Path,
+    vault: Arc<Vault>,
 ) -> Settings {
     let findings = variables.findings;
     let strategy = strategy(&file, variables, place);
@@ -71,7 +74,7 @@ pub(super) fn settle(
         home: home.into(),
         place: place.into(),
         store: variables
-            .parsed("CYRUS_STORE", |text| store(text, variables.at.user_home))
+            .parsed("CYRUS_STORE", |_| store_place(variables.env, home))
             .unwrap_or_else(|| StorePlace::Sqlite(home.join("cyrus.db"))),
         listen: listen(variables, api_token.is_some()),
         public_url: variables
@@ -126,6 +129,7 @@ pub(super) fn settle(
         github: github(variables),
         codegen: codegen(variables, file.codegen),
         repositories: file.repositories,
+        vault,
         agents: file.agents,
     }
 }
@@ -237,10 +241,14 @@ fn listen(variables: &Variables<'_>, has_token: bool) -> SocketAddr {
     address
 }
 
-fn store(text: &str, user_home: Option<&str>) -> Result<StorePlace, String> {
+/// Where the store is.
+pub(super) fn store_place(env: &Env, home: &Path) -> Result<StorePlace, String> {
+    let Some(text) = env.get("CYRUS_STORE") else {
+        return Ok(StorePlace::Sqlite(home.join("cyrus.db")));
+    };
     match text.split_once(':') {
         Some(("sqlite", path)) if !path.is_empty() => {
-            Ok(StorePlace::Sqlite(expand(path, user_home)))
+            Ok(StorePlace::Sqlite(expand(path, env.get("HOME"))))
         }
         Some(("dynamodb", table)) if !table.is_empty() => Ok(StorePlace::Dynamodb(table.into())),
         Some(_) | None => Err("must be `sqlite:PATH` or `dynamodb:TABLE`".into()),

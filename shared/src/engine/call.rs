@@ -55,7 +55,7 @@ impl Engine {
         let outcome = match &due.effect {
             Effect::Fetch => {
                 let brief = tracker.read(&issue.id).await?;
-                match policies.policy(&brief) {
+                match policies.policy(&brief).await {
                     Ok(policy) => Outcome::Briefed(Box::new(Briefing { brief, policy })),
                     Err(why) => Outcome::Unserved(why),
                 }

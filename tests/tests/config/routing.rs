@@ -5,7 +5,6 @@ use shared::config::Settings;
 use shared::issue::{
     Brief, MergeMethod, MergeMode, Planning, Policy, Strategy, TaskKind, Verbosity,
 };
-use shared::ports::Policies;
 
 use super::{CONTRACT, CYRUS, load, merge, repository};
 

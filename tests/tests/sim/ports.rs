@@ -131,8 +131,9 @@ impl Clock for View {
     }
 }
 
+#[async_trait]
 impl Policies for View {
-    fn policy(&self, brief: &Brief) -> Result<Policy, String> {
+    async fn policy(&self, brief: &Brief) -> Result<Policy, String> {
         let world = self.world();
         let found = world
             .issues
