@@ -22,7 +22,7 @@ use aws_sdk_dynamodb::types::{
 };
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use serde_json::{Value, json};
@@ -232,6 +232,7 @@ struct Way {
     faults: Faults,
     meanwhile: Mutex<Vec<(String, usize, Meanwhile)>>,
     partial: Mutex<usize>,
+    page: Mutex<Option<u64>>,
     calls: Mutex<Vec<String>>,
 }
 
@@ -243,15 +244,23 @@ impl Proxy {
             faults: Faults::default(),
             meanwhile: Mutex::default(),
             partial: Mutex::default(),
+            page: Mutex::default(),
             calls: Mutex::default(),
         });
-        let router = Router::new().fallback(pass).with_state(Arc::clone(&way));
+        let router = Router::new()
+            .fallback(pass)
+            .layer(DefaultBodyLimit::disable())
+            .with_state(Arc::clone(&way));
         let server = Server::start(router).await?;
         Ok(Self { server, way })
     }
 
+    pub fn url(&self) -> String {
+        self.server.url()
+    }
+
     pub fn client(&self) -> Client {
-        client(&self.server.url(), "us-east-1")
+        client(&self.url(), "us-east-1")
     }
 
     /// What goes wrong, by operation: `TransactWriteItems`.
@@ -273,6 +282,11 @@ impl Proxy {
     /// told to ask again for the rest.
     pub fn hand_out_one_by_one(&self, times: usize) {
         *lock(&self.way.partial) = times;
+    }
+
+    /// From now on no answer to a `Query` holds more than `max` items.
+    pub fn page(&self, max: u64) {
+        *lock(&self.way.page) = Some(max);
     }
 
     /// How often an operation was called.
@@ -361,6 +375,16 @@ impl Way {
             answer["UnprocessedKeys"] = rest;
             return respond(status, answer.to_string().into());
         }
+        let page = *lock(&self.page);
+        let body = match page {
+            Some(max) if operation == "Query" => {
+                let mut ask: Value = serde_json::from_slice(&body)?;
+                let limit = ask["Limit"].as_u64().map_or(max, |it| it.min(max));
+                ask["Limit"] = limit.into();
+                ask.to_string().into()
+            }
+            Some(_) | None => body,
+        };
         let (status, answer) = self.forward(headers, body).await?;
         respond(status, answer)
     }

@@ -74,7 +74,8 @@ impl Miss {
             SdkError::ServiceError(it) => {
                 if it.err().code().is_some_and(|code| BUSY.contains(&code)) {
                     Self::Busy
-                } else if it.raw().status().is_server_error() {
+                } else if !it.raw().status().is_client_error() {
+                    // Nor is what cannot be understood an answer.
                     Self::Unanswered
                 } else {
                     Self::Refused

@@ -77,12 +77,14 @@ impl DynamoLog {
             let query = self
                 .index(STARTED)
                 .scan_index_forward(false)
+                // A word of the expression's own.
+                .expression_attribute_names("#list", "list")
                 .expression_attribute_values(":list", item::text(item::LIST));
             let query = match &after {
                 Some(after) => query
-                    .key_condition_expression("list = :list AND started_at < :after")
+                    .key_condition_expression("#list = :list AND started_at < :after")
                     .expression_attribute_values(":after", item::text(after)),
-                None => query.key_condition_expression("list = :list"),
+                None => query.key_condition_expression("#list = :list"),
             };
             let wanted = limit - heads.len();
             let listed = self.query_all(query, Some(wanted)).await?;
