@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod reach;
 mod repair;
+mod runner;
 mod show;
 mod start;
 mod stats;
@@ -61,6 +62,8 @@ enum Command {
     Start,
     /// Play one issue from webhook to merge, with nothing but this program and git
     Demo(demo::Options),
+    /// Run agents on this machine, for a service that runs elsewhere
+    Runner(runner::Options),
     /// List the issues
     Issues,
     /// Show one issue with its tasks
@@ -113,7 +116,7 @@ fn main() -> ExitCode {
     let common = cyrus.common;
     let result = match cyrus.command.unwrap_or(Command::Start) {
         // The supervisor outlives the service and brings its own runtime.
-        Command::Job { folder } => return runner::supervise(&folder),
+        Command::Job { folder } => return ::runner::supervise(&folder),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,
@@ -125,6 +128,7 @@ fn main() -> ExitCode {
         }
         Command::Start => run(async { start::start(&common).await }),
         Command::Demo(options) => run(async { demo::demo(&options, common.json).await }),
+        Command::Runner(options) => run(async { runner::runner(&common, &options).await }),
         Command::Issues => run(async { show::issues(&common).await }),
         Command::Show { issue } => run(async { show::show(&common, &issue).await }),
         Command::Config { action } => run(async { config::config(&common, action).await }),

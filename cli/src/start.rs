@@ -1,5 +1,6 @@
 //! `cyrus start`: the three roles, the local runner and the API in one process.
 
+use std::future::ready;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,8 @@ use shared::config::{Env, Live, Settings, StorePlace};
 use shared::engine::Engine;
 use shared::http::{self, Doors};
 use shared::ports::{Executor, Forge};
+use shared::runner::Look;
+use shared::runner::routes::WAIT_MAX;
 use shared::service::{self, Bell, Wakes};
 use shared::wire::{self, Store};
 use tokio::net::TcpListener;
@@ -65,15 +68,35 @@ impl Service {
         let (bell, wakes) = service::bell();
         let forge: Arc<dyn Forge> = Arc::new(wire::forge(&settings)?);
         let local = local(&settings, env, Arc::clone(&forge), bell.clone())?;
-        let executor = local.clone().map(|it| Arc::new(it) as Arc<dyn Executor>);
+        let runners = wire::runners(&settings, &store);
+        let executor = match (&local, &runners) {
+            (Some(local), _) => Some(Arc::new(local.clone()) as Arc<dyn Executor>),
+            (None, Some(runners)) => Some(Arc::clone(runners) as Arc<dyn Executor>),
+            (None, None) => None,
+        };
+        if local.is_some() && runners.is_some() {
+            warn!(
+                "CYRUS_RUNNER_TOKEN is set, but agents run on this machine: runners elsewhere get \
+                 work only where `runner.concurrency` is 0"
+            );
+        }
         let engine = Arc::new(Engine::new(wire::hands(&live, store, forge, executor)?));
         let wake = bell.clone();
+        let look: Look = {
+            let bell = bell.clone();
+            Box::new(move |id| {
+                bell.look(id);
+                Box::pin(ready(()))
+            })
+        };
+        let runners = runners.and_then(|it| wire::gate(&settings, it, look, WAIT_MAX));
         let doors = Arc::new(Doors {
             engine: Arc::clone(&engine),
             wake: Box::new(move |id| wake.act(id)),
             linear_secrets,
             api_token: settings.api_token.as_ref().map(|it| it.0.clone()),
             live,
+            runners,
         });
         let poll_seconds = settings.poll.as_secs_f64();
         Ok(Self {
@@ -164,7 +187,7 @@ fn local(
     })))
 }
 
-async fn shutdown() {
+pub(crate) async fn shutdown() {
     let interrupt = tokio::signal::ctrl_c();
     let mut terminate =
         match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 
 use self::http::{Answer, Gap, Http};
 use self::run::Run;
+use crate::guard::{GUARD_SECONDS, Rate};
 use crate::issue::{ExecutorKind, FailureClass, Fault, LEASE_SECONDS, RunId, Sight, Time, clip};
 use crate::ports::{Clock, Executor, Job, Settlement, Started};
 
@@ -46,8 +47,15 @@ const WARNED_MAX: usize = 1000;
 /// Bytes of a name from outside within a sentence.
 const NAME_BYTES_MAX: usize = 100;
 
+/// Creates that Codegen takes from an organisation (its rate limit, API v1).
+pub const STARTS: Rate = Rate {
+    starts: 10,
+    seconds: 60,
+};
+
 // A start whose claim has lapsed would be made by two of us.
-const _: () = assert!(LOOKUP_SECONDS + REQUEST_SECONDS < LEASE_SECONDS.unsigned_abs());
+const _: () =
+    assert!(GUARD_SECONDS + LOOKUP_SECONDS + REQUEST_SECONDS < LEASE_SECONDS.unsigned_abs());
 const _: () = assert!(SETTLE_SECONDS < LEASE_SECONDS.unsigned_abs());
 
 /// Where our idempotency key stands in a run's `metadata`.

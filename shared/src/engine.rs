@@ -62,10 +62,11 @@ pub enum Heard {
 }
 
 /// What a look at everything came to.
-#[derive(Debug, PartialEq, Eq)]
 pub struct Looked {
-    /// The issues that have something to do now.
-    pub moved: Vec<IssueId>,
+    /// What is to be made because of what was seen.
+    pub work: Vec<Work>,
+    /// The issues that owe something to the world now.
+    pub due: Vec<IssueId>,
     /// When it is worth looking again; `None`: not before somebody is heard.
     pub again_at: Option<Time>,
 }
@@ -88,9 +89,21 @@ pub struct Parked {
     pub why: String,
 }
 
-struct Step {
+/// An issue at hand, with what was claimed for it: drive it, or it waits until
+/// the claims lapse.
+pub struct Work {
     issue: Arc<Issue>,
     due: Vec<Due>,
+}
+
+impl Work {
+    pub fn issue(&self) -> &IssueId {
+        &self.issue.id
+    }
+}
+
+struct Step {
+    work: Work,
     wrote: bool,
 }
 
@@ -121,23 +134,35 @@ impl Engine {
     /// nothing is. Effects that don't wait for each other are made at once; none
     /// is begun from `until` on, for those who have to be gone by some time.
     pub async fn act(&self, id: &IssueId, until: Time) -> anyhow::Result<Rest> {
-        let mut under_way: FuturesUnordered<BoxFuture<'_, Input>> = FuturesUnordered::new();
-        let mut inputs = vec![Input::Tick];
+        let begins = self.hands.clock.now() < until;
+        let step = self.step(id, vec![Input::Tick], begins).await?;
+        self.drive(step.work, until).await
+    }
+
+    /// The same from where somebody has claimed what is due.
+    pub async fn drive(&self, work: Work, until: Time) -> anyhow::Result<Rest> {
+        let id = work.issue().clone();
+        let mut work = work;
+        let mut under_way: FuturesUnordered<BoxFuture<'_, Vec<Input>>> = FuturesUnordered::new();
         for _ in 0..STEPS_MAX {
-            let begins = self.hands.clock.now() < until;
-            let step = self.step(id, inputs, begins).await?;
-            for due in step.due {
-                under_way.push(self.make(Arc::clone(&step.issue), due).boxed());
+            for lane in lanes(work.due) {
+                under_way.push(self.make(Arc::clone(&work.issue), lane).boxed());
             }
-            let Some(first) = under_way.next().await else {
-                let left = !begins && !step.issue.due(self.hands.clock.now()).is_empty();
+            let Some(mut inputs) = under_way.next().await else {
+                let left = !work.issue.due(self.hands.clock.now()).is_empty();
                 return Ok(if left { Rest::OutOfTime } else { Rest::Reached });
             };
-            inputs = vec![first];
-            // What else has come back by now shares the commit.
-            while let Some(Some(input)) = under_way.next().now_or_never() {
-                inputs.push(input);
+            // What else has come back by now shares the commit; and what nothing
+            // waits for waits for the others.
+            while let Some(more) = if inputs.iter().all(Input::can_wait) {
+                under_way.next().await
+            } else {
+                under_way.next().now_or_never().flatten()
+            } {
+                inputs.extend(more);
             }
+            let begins = self.hands.clock.now() < until;
+            work = self.step(&id, inputs, begins).await?.work;
         }
         anyhow::bail!("issue {id} did not come to rest within {STEPS_MAX} steps")
     }
@@ -173,49 +198,53 @@ impl Engine {
 
     /// Asks about everything that runs, and says which issues have something to
     /// do now, and when it is worth looking again.
-    pub async fn look(&self) -> anyhow::Result<Looked> {
+    /// Nothing is claimed from `until` on.
+    pub async fn look(&self, until: Time) -> anyhow::Result<Looked> {
         let now = self.hands.clock.now();
         let ahead = now + SignedDuration::from_secs(LOOK_AHEAD_SECONDS);
         let attention = self.hands.log.attention(ahead, ATTENTION_MAX).await?;
         stats::looked(&attention, now);
         let watching = attention.iter().filter(|it| it.watching);
         let watching: Vec<IssueId> = watching.map(|it| it.issue.clone()).collect();
-        let mut moved = self.look_at(&watching).await?;
+        let work = self.look_at(&watching, until).await?;
         let (overdue, later): (Vec<_>, Vec<_>) = attention
             .into_iter()
             .filter_map(|it| Some((it.at?, it.issue)))
             .partition(|(at, _)| *at <= now);
-        moved.extend(overdue.into_iter().map(|(_, issue)| issue));
-        moved.sort();
-        moved.dedup();
+        let due = overdue.into_iter().map(|(_, issue)| issue).collect();
         let cache = self.cache();
         let paces = watching.iter().filter_map(|id| {
             let seconds = pace::look_again_in(cache.get(id)?, now)?;
             Some(now + SignedDuration::from_secs(seconds))
         });
         let again_at = later.into_iter().map(|(at, _)| at).chain(paces).min();
-        Ok(Looked { moved, again_at })
+        Ok(Looked {
+            work,
+            due,
+            again_at,
+        })
     }
 
-    /// Asks about what runs for some issues, in bulk, and returns those for
-    /// which something has changed. What has changed is asked about again at
+    /// Asks about what runs for some issues, in bulk, and returns what is to be
+    /// made because of what was seen. What has changed is asked about again at
     /// once: behind a run that ended stands a pull request to be found.
-    pub async fn look_at(&self, ids: &[IssueId]) -> anyhow::Result<Vec<IssueId>> {
-        let mut moved = self.look_once(ids).await?;
-        let mut again = moved.clone();
+    pub async fn look_at(&self, ids: &[IssueId], until: Time) -> anyhow::Result<Vec<Work>> {
+        let mut work = self.look_once(ids, until).await?;
+        let mut again: Vec<IssueId> = work.iter().map(|it| it.issue().clone()).collect();
         for _ in 1..LOOKS_MAX {
             if again.is_empty() {
                 break;
             }
-            again = self.look_once(&again).await?;
-            moved.extend(again.iter().cloned());
+            let more = self.look_once(&again, until).await?;
+            again = more.iter().map(|it| it.issue().clone()).collect();
+            work.extend(more);
         }
-        moved.sort();
-        moved.dedup();
-        Ok(moved)
+        Ok(work)
     }
 
-    async fn look_once(&self, ids: &[IssueId]) -> anyhow::Result<Vec<IssueId>> {
+    /// Returns an issue where something has changed, whether or not there is
+    /// something to be made for it.
+    async fn look_once(&self, ids: &[IssueId], until: Time) -> anyhow::Result<Vec<Work>> {
         let mut runs: BTreeMap<ExecutorKind, Vec<(IssueId, TaskId, RunId)>> = BTreeMap::new();
         let mut pulls: Vec<(IssueId, TaskId, PullAsk)> = Vec::new();
         for id in ids {
@@ -281,8 +310,9 @@ impl Engine {
         }
         let mut moved = Vec::new();
         for (id, inputs) in inputs {
-            match self.step(&id, inputs, false).await {
-                Ok(step) if step.wrote => moved.push(id),
+            let begins = self.hands.clock.now() < until;
+            match self.step(&id, inputs, begins).await {
+                Ok(step) if step.wrote => moved.push(step.work),
                 Ok(_) => {}
                 Err(error) => error!(issue = %id, "could not record what was seen: {error:#}"),
             }
@@ -348,8 +378,7 @@ impl Engine {
             let issue = Arc::new(draft.issue);
             if draft.events.is_empty() {
                 return Ok(Step {
-                    issue,
-                    due,
+                    work: Work { issue, due },
                     wrote: false,
                 });
             }
@@ -370,8 +399,7 @@ impl Engine {
                     }
                     self.keep(Arc::clone(&issue));
                     return Ok(Step {
-                        issue,
-                        due,
+                        work: Work { issue, due },
                         wrote: true,
                     });
                 }
@@ -436,6 +464,22 @@ impl Engine {
     fn executor(&self, kind: ExecutorKind) -> Option<&Arc<dyn Executor>> {
         self.hands.executors.iter().find(|it| it.kind() == kind)
     }
+}
+
+/// What may be made at once, and what one after another: all that goes to one session.
+fn lanes(due: Vec<Due>) -> Vec<Vec<Due>> {
+    let mut lanes: Vec<Vec<Due>> = Vec::new();
+    for due in due {
+        let session = due.effect.session();
+        let lane = lanes.iter_mut().find(|lane| {
+            session.is_some() && lane.first().and_then(|it| it.effect.session()) == session
+        });
+        match lane {
+            Some(lane) => lane.push(due),
+            None => lanes.push(vec![due]),
+        }
+    }
+    lanes
 }
 
 /// A log line for what a person would want to see happen. No text of the issue

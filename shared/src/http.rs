@@ -1,6 +1,7 @@
 //! One router for all that comes over HTTP: webhooks and the API. Doors only:
 //! what a request means is decided elsewhere.
 
+mod facts;
 mod operate;
 
 use std::sync::Arc;
@@ -24,7 +25,8 @@ use crate::engine::{Engine, Heard};
 use crate::issue::{IssueId, Time};
 use crate::linear::webhook::{self, Refused};
 use crate::ports::Place;
-use crate::view;
+use crate::stats::{self, WebhookRefusal};
+use crate::{runner, view};
 
 /// The largest body of a webhook, in bytes (contract, section 4).
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -44,6 +46,8 @@ pub struct Doors {
     pub api_token: Option<SecretString>,
     /// The settings, to be shown and changed.
     pub live: Arc<Live>,
+    /// Where runners elsewhere come in; none leaves it shut.
+    pub runners: Option<Arc<runner::Gate>>,
 }
 
 /// All routes.
@@ -52,13 +56,15 @@ pub fn router(doors: Arc<Doors>) -> Router {
         .route("/issues", get(issues))
         .route("/issues/{issue}", get(issue))
         .route("/issues/{issue}/log", get(log))
+        .merge(facts::routes())
         .merge(operate::routes())
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing under this path") })
         .layer(middleware::from_fn_with_state(
             Arc::clone(&doors),
             authenticate,
         ));
-    Router::new()
+    let runners = doors.runners.clone();
+    let router = Router::new()
         .route("/linear-webhook", post(linear_webhook))
         .route("/webhook", post(linear_webhook))
         .route("/healthz", get(|| async { "ok" }))
@@ -68,7 +74,11 @@ pub fn router(doors: Arc<Doors>) -> Router {
             get(|| async { Json(json!({ "version": env!("CARGO_PKG_VERSION") })) }),
         )
         .nest("/api/v1", api)
-        .with_state(doors)
+        .with_state(doors);
+    match runners {
+        Some(gate) => router.merge(runner::routes::router(gate)),
+        None => router,
+    }
 }
 
 /// Linear tells something. 200 only once it is durable, or of no interest.
@@ -78,6 +88,7 @@ async fn linear_webhook(
     body: Body,
 ) -> Response {
     let Ok(body) = to_bytes(body, BODY_BYTES_MAX).await else {
+        stats::refused(WebhookRefusal::TooLarge);
         return problem(StatusCode::PAYLOAD_TOO_LARGE, "a webhook has at most 1 MiB");
     };
     let signature = headers
@@ -88,10 +99,12 @@ async fn linear_webhook(
         Ok(Some(heard)) => heard,
         Ok(None) => return "of no interest".into_response(),
         Err(Refused::Unauthorized(why)) => {
+            stats::refused(WebhookRefusal::Signature);
             warn!("refused a webhook: {why}");
             return problem(StatusCode::UNAUTHORIZED, why);
         }
         Err(Refused::Malformed(why)) => {
+            stats::refused(WebhookRefusal::Malformed);
             warn!("cannot read a webhook: {why}");
             return problem(StatusCode::BAD_REQUEST, &why);
         }
@@ -108,6 +121,7 @@ async fn linear_webhook(
             "known".into_response()
         }
         Err(error) => {
+            stats::refused(WebhookRefusal::NotStored);
             error!(%issue, "could not record a webhook: {error:#}");
             problem(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -32,7 +32,7 @@ pub use self::policy::{
     AgentPolicy, Brief, Briefing, MergeMethod, MergeMode, Planning, Policy, Repository, Strategy,
     Verbosity,
 };
-pub use self::state::{Issue, Phase, Pull, StopReason, Stopping, Task, TaskState, Watch};
+pub use self::state::{Issue, Phase, PlanWord, Pull, StopReason, Stopping, Task, TaskState, Watch};
 pub use self::tally::{Tally, seconds};
 pub use self::verdict::{Check, CheckState, PullFacts, PullState};
 
@@ -163,6 +163,19 @@ pub enum Input {
     },
     /// Nothing but that time has passed.
     Tick,
+}
+
+impl Input {
+    /// It says that something is done of which nothing was to be learnt.
+    pub fn can_wait(&self) -> bool {
+        matches!(
+            self,
+            Self::Performed {
+                outcome: Outcome::Done,
+                ..
+            }
+        )
+    }
 }
 
 /// A session that Linear opened for us on an issue.

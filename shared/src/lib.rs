@@ -6,6 +6,7 @@
 //! * [`store`]: the logs.
 //! * [`linear`], [`github`], [`codegen`]: adapters, one service each; `net`: the HTTP
 //!   that they share.
+//! * [`guard`]: the rate and the circuit breaker of an executor.
 //! * [`config`]: `config.json`, the environment and what was set become settings;
 //!   [`secrets`]: where they only name a secret.
 //! * [`http`]: one router for webhooks and the API; [`view`]: the documents it serves.
@@ -19,6 +20,7 @@ pub mod codegen;
 pub mod config;
 pub mod engine;
 pub mod github;
+pub mod guard;
 pub mod http;
 pub mod issue;
 pub mod linear;

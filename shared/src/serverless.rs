@@ -8,9 +8,10 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tracing::{error, info, warn};
+use tracing::{Instrument as _, error, info, warn};
 
-use crate::engine::{Engine, Parked, Rest};
+use crate::config::Live;
+use crate::engine::{Engine, Parked, Rest, Work};
 use crate::issue::{IssueId, LEASE_SECONDS, Time};
 use crate::stats;
 
@@ -50,7 +51,8 @@ pub async fn on_stream(engine: &Arc<Engine>, event: &Value, deadline: Time) -> V
         metrics::counter!(stats::RECORDS_SKIPPED).increment(1);
         error!("skipped an event that is no batch of the stream");
     }
-    let unrest = drive(engine, records.keys().cloned(), deadline - LAST_CALLS).await;
+    let named = records.keys().cloned().map(Job::Act);
+    let unrest = drive(engine, named, deadline - LAST_CALLS).await;
     let again: Vec<Value> = unrest
         .iter()
         .filter_map(|issue| records.get(issue))
@@ -70,39 +72,74 @@ fn issue_of(record: &Value) -> Option<(IssueId, &str)> {
 
 /// A tick of the schedule: looks at what runs and drives what has moved, again
 /// and again while it is worth it. Where nothing waits it asks once and is gone.
-pub async fn on_schedule(engine: &Arc<Engine>, deadline: Time) -> anyhow::Result<()> {
+pub async fn on_schedule(engine: &Arc<Engine>, live: &Live, deadline: Time) -> anyhow::Result<()> {
     let clock = Arc::clone(&engine.hands().clock);
     let until = (clock.now() + LOOKING).min(deadline - LAST_CALLS);
+    let mut idle = true;
     loop {
-        let looked = engine.look().await?;
-        drive(engine, looked.moved.into_iter(), until).await;
+        let looked = engine.look(until).await?;
+        idle &= looked.work.is_empty() && looked.due.is_empty() && looked.again_at.is_none();
+        let seen = looked.work.into_iter().map(Job::Drive);
+        let due = looked.due.into_iter().map(Job::Act);
+        drive(engine, seen.chain(due), until).await;
         let now = clock.now();
         let again_at = looked.again_at.map(|at| at.max(now + PAUSE_MIN));
         let Some(again_at) = again_at.filter(|at| *at < until) else {
+            // Where nothing runs nothing is spent.
+            if !idle && let Some(max) = live.renewed().await.costs.per_day_max {
+                tell_spent(engine, max).await;
+            }
             return Ok(());
         };
         sleep(again_at.duration_since(now).unsigned_abs()).await;
     }
 }
 
+async fn tell_spent(engine: &Engine, day_usd_max: f64) {
+    let hands = engine.hands();
+    let today = stats::accounts_of(stats::Period::Day, hands.clock.now());
+    match hands.log.accounts(&today).await {
+        Ok(accounts) => {
+            let today = accounts.into_iter().next().unwrap_or_default();
+            stats::spent(&today, day_usd_max);
+        }
+        Err(error) => warn!("could not read what was spent today: {error:#}"),
+    }
+}
+
+/// How an issue is taken up.
+enum Job {
+    Act(IssueId),
+    /// From what was claimed for it.
+    Drive(Work),
+}
+
 /// Drives issues until nothing is due, and returns those that did not come to
 /// their rest.
-async fn drive(
-    engine: &Arc<Engine>,
-    issues: impl Iterator<Item = IssueId>,
-    until: Time,
-) -> Vec<IssueId> {
-    let mut waiting: Vec<IssueId> = issues.collect();
+async fn drive(engine: &Arc<Engine>, jobs: impl Iterator<Item = Job>, until: Time) -> Vec<IssueId> {
+    let mut waiting: Vec<Job> = jobs.collect();
+    // The first one is taken from the end.
     waiting.reverse();
     let mut work = JoinSet::new();
     let mut names = BTreeMap::new();
     let mut unrest = Vec::new();
     loop {
         while work.len() < DRIVES_AT_ONCE
-            && let Some(issue) = waiting.pop()
+            && let Some(job) = waiting.pop()
         {
-            let (engine, id) = (Arc::clone(engine), issue.clone());
-            let drive = work.spawn(async move { engine.act(&id, until).await });
+            let engine = Arc::clone(engine);
+            let issue = match &job {
+                Job::Act(id) => id.clone(),
+                Job::Drive(work) => work.issue().clone(),
+            };
+            let drive = async move {
+                match job {
+                    Job::Act(id) => engine.act(&id, until).await,
+                    Job::Drive(work) => engine.drive(work, until).await,
+                }
+            };
+            // What it logs belongs to this invocation.
+            let drive = work.spawn(drive.in_current_span());
             names.insert(drive.id(), issue);
         }
         let Some(done) = work.join_next_with_id().await else {

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, error, info};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Rest, Work};
 use crate::issue::{IssueId, Time};
 
 /// The wake-ups that may wait.
@@ -87,9 +87,10 @@ pub async fn run(
             _ = ticks.tick() => desk.look_at_all = true,
             Some(done) = work.join_next() => match done {
                 Ok(Done::Acted(id)) => desk.acted(&id),
-                Ok(Done::Looked(ids)) => {
+                Ok(Done::Looked { work: seen, due }) => {
                     desk.looking = false;
-                    for id in ids {
+                    desk.claimed.extend(seen);
+                    for id in due {
                         desk.act(id);
                     }
                 }
@@ -110,13 +111,15 @@ pub async fn run(
 
 enum Done {
     Acted(IssueId),
-    Looked(Vec<IssueId>),
+    Looked { work: Vec<Work>, due: Vec<IssueId> },
 }
 
 /// What is to be done and what is being done.
 #[derive(Default)]
 struct Desk {
     waiting: BTreeSet<IssueId>,
+    /// What a look has claimed. It goes before everything else, since claims lapse.
+    claimed: Vec<Work>,
     /// Issues at work, and how many drives of them there are.
     acting: BTreeMap<IssueId, usize>,
     to_look_at: BTreeSet<IssueId>,
@@ -150,13 +153,20 @@ impl Desk {
     }
 
     fn hand_out(&mut self, engine: &Arc<Engine>, work: &mut JoinSet<Done>) {
+        for claimed in self.claimed.drain(..) {
+            let id = claimed.issue().clone();
+            *self.acting.entry(id.clone()).or_default() += 1;
+            let engine = Arc::clone(engine);
+            work.spawn(async move {
+                told(&id, engine.drive(claimed, Time::MAX).await);
+                Done::Acted(id)
+            });
+        }
         while let Some(id) = self.next() {
             *self.acting.entry(id.clone()).or_default() += 1;
             let engine = Arc::clone(engine);
             work.spawn(async move {
-                if let Err(error) = engine.act(&id, Time::MAX).await {
-                    error!(issue = %id, "could not drive the issue: {error:#}");
-                }
+                told(&id, engine.act(&id, Time::MAX).await);
                 Done::Acted(id)
             });
         }
@@ -169,14 +179,22 @@ impl Desk {
         let engine = Arc::clone(engine);
         work.spawn(async move {
             let looked = if everything {
-                engine.look().await.map(|it| it.moved)
+                engine.look(Time::MAX).await.map(|it| (it.work, it.due))
             } else {
-                engine.look_at(&some).await
+                let work = engine.look_at(&some, Time::MAX).await;
+                work.map(|it| (it, Vec::new()))
             };
-            Done::Looked(looked.unwrap_or_else(|error| {
+            let (work, due) = looked.unwrap_or_else(|error| {
                 error!("could not look: {error:#}");
-                Vec::new()
-            }))
+                Default::default()
+            });
+            Done::Looked { work, due }
         });
+    }
+}
+
+fn told(id: &IssueId, driven: anyhow::Result<Rest>) {
+    if let Err(error) = driven {
+        error!(issue = %id, "could not drive the issue: {error:#}");
     }
 }

@@ -1,6 +1,9 @@
 //! The documents of `/api/v1`, which the commands print with `--json`. Their
 //! keys are public interface (contract, section 4).
 
+pub mod stats;
+pub mod status;
+
 use serde::Serialize;
 
 use crate::issue::{Issue, Record, Task, Time, route, words};

@@ -2,19 +2,21 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use aws_config::BehaviorVersion;
 use secrecy::SecretString;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::config::{self, Configuration, Env, Live, Settings, StorePlace};
 use crate::engine::Engine;
+use crate::guard::Guarded;
 use crate::http::Doors;
 use crate::issue::Time;
 use crate::linear::client::Auth;
 use crate::ports::{Clock, Executor, Forge, Hands, Log, Policies, Registers, Tracker};
+use crate::runner::{FarRunners, Gate, Look};
 use crate::store::dynamo::DynamoLog;
 use crate::{codegen, github, linear};
 
@@ -121,7 +123,12 @@ pub fn hands(
     let settings = live.settings();
     let mut executors: Vec<Arc<dyn Executor>> = local.into_iter().collect();
     if let Some(codegen) = codegen(&settings)? {
-        executors.push(Arc::new(codegen));
+        executors.push(Arc::new(Guarded::new(
+            Arc::new(codegen),
+            codegen::STARTS,
+            Arc::clone(&store.registers),
+            Arc::new(SystemClock),
+        )));
     }
     Ok(Hands {
         log: store.log,
@@ -136,14 +143,40 @@ pub fn hands(
 
 /// What the functions that act and look work with, from their variables.
 pub async fn function_engine() -> anyhow::Result<Arc<Engine>> {
-    Ok(function().await?.1)
+    Ok(function().await?.engine)
+}
+
+/// What the function that looks works with, and the settings.
+pub async fn function_live() -> anyhow::Result<(Arc<Live>, Arc<Engine>)> {
+    let Function { live, engine, .. } = function().await?;
+    Ok((live, engine))
 }
 
 /// What the function that hears works with.
 pub async fn function_doors() -> anyhow::Result<Arc<Doors>> {
-    let (live, engine) = function().await?;
+    let Function {
+        live,
+        engine,
+        runners,
+    } = function().await?;
     let settings = live.settings();
+    let look: Look = {
+        let engine = Arc::clone(&engine);
+        Box::new(move |issue| {
+            let engine = Arc::clone(&engine);
+            Box::pin(async move {
+                // It only writes down what it sees; to make what follows from
+                // that, the stream wakes the orchestrator.
+                let until = engine.hands().clock.now();
+                if let Err(error) = engine.look_at(std::slice::from_ref(&issue), until).await {
+                    error!(%issue, "could not look at the issue, the poller will: {error:#}");
+                }
+            })
+        })
+    };
     Ok(Arc::new(Doors {
+        // An invocation costs while it waits.
+        runners: runners.and_then(|it| gate(&settings, it, look, Duration::ZERO)),
         engine,
         // The table's stream wakes the orchestrator.
         wake: Box::new(|_| ()),
@@ -153,7 +186,14 @@ pub async fn function_doors() -> anyhow::Result<Arc<Doors>> {
     }))
 }
 
-async fn function() -> anyhow::Result<(Arc<Live>, Arc<Engine>)> {
+/// What all functions have.
+struct Function {
+    live: Arc<Live>,
+    engine: Arc<Engine>,
+    runners: Option<Arc<FarRunners>>,
+}
+
+async fn function() -> anyhow::Result<Function> {
     let env = Env::from_process();
     // Nothing is kept there, but whoever names no home has none in a function.
     let home = env.get("CYRUS_HOME").is_none().then(std::env::temp_dir);
@@ -163,9 +203,43 @@ async fn function() -> anyhow::Result<(Arc<Live>, Arc<Engine>)> {
     for warning in warnings {
         warn!("{warning}");
     }
-    let forge = Arc::new(forge(&live.settings())?);
-    let engine = Arc::new(Engine::new(hands(&live, store, forge, None)?));
-    Ok((live, engine))
+    let settings = live.settings();
+    let forge = Arc::new(forge(&settings)?);
+    let runners = runners(&settings, &store);
+    let local = runners.clone().map(|it| it as Arc<dyn Executor>);
+    let engine = Arc::new(Engine::new(hands(&live, store, forge, local)?));
+    Ok(Function {
+        live,
+        engine,
+        runners,
+    })
+}
+
+/// Runners elsewhere, where there is a token that they sign with.
+pub fn runners(settings: &Settings, store: &Store) -> Option<Arc<FarRunners>> {
+    settings.runner.token.as_ref()?;
+    Some(Arc::new(FarRunners::new(
+        Arc::clone(&store.registers),
+        Arc::new(SystemClock),
+        settings.runner.heartbeat,
+        settings.public_url.clone().unwrap_or_default(),
+    )))
+}
+
+/// Where they come in. `wait_max`: how long one may wait for a job.
+pub fn gate(
+    settings: &Settings,
+    runners: Arc<FarRunners>,
+    look: Look,
+    wait_max: Duration,
+) -> Option<Arc<Gate>> {
+    let token = settings.runner.token.as_ref()?.0.clone();
+    Some(Arc::new(Gate {
+        runners,
+        token,
+        look,
+        wait_max,
+    }))
 }
 
 /// Linear, for the engine.

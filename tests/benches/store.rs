@@ -406,6 +406,7 @@ fn workflow(issue: &str, steps: &[Vec<Event>]) -> impl Iterator<Item = Append> +
                 at: at(step as i64),
                 events,
                 head,
+                entries: Vec::new(),
             })
         })
 }

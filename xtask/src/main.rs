@@ -41,6 +41,8 @@ enum Bench {
     Store,
     /// How much longer an issue takes than its work
     Overhead,
+    /// What an issue costs in capacity units of DynamoDB, per task and in all
+    Units,
 }
 
 fn main() -> ExitCode {
@@ -63,6 +65,18 @@ fn main() -> ExitCode {
                 "cyrus",
                 "--bench",
                 "overhead",
+                "--profile",
+                "dev",
+            ],
+        ),
+        Chore::Bench { what: Bench::Units } => house.run(
+            "cargo",
+            &[
+                "bench",
+                "--package",
+                "tests",
+                "--bench",
+                "units",
                 "--profile",
                 "dev",
             ],

@@ -1,16 +1,19 @@
 //! Looks: woken by a schedule, asks about what runs and drives what has moved.
 
-use lambda_runtime::{Error, LambdaEvent, service_fn, tracing};
+use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::Value;
+use shared::telemetry::Telemetry;
 use shared::{serverless, wire};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    tracing::init_default_subscriber();
-    let engine = &wire::function_engine().await?;
+    let telemetry = &Telemetry::start()?;
+    let (live, engine) = &wire::function_live().await?;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {
         let deadline = wire::moment(event.context.deadline());
-        Ok::<(), Error>(serverless::on_schedule(engine, deadline).await?)
+        let looked = serverless::on_schedule(engine, live, deadline).await;
+        telemetry.flush();
+        Ok::<(), Error>(looked?)
     }))
     .await
 }

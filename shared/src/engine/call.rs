@@ -10,36 +10,62 @@ use uuid::Uuid;
 use super::Engine;
 use crate::issue::{
     Briefing, Due, Effect, ExecutorKind, FailureClass, Fault, How, Input, Issue, MergeMethod,
-    Outcome, PullState, Seq, Task, TaskId, frame, words,
+    Outcome, PlanWord, PullState, Seq, Task, TaskId, frame, words,
 };
 use crate::ports::{
     Executor, Hands, Job, MergeAnswer, MergeAsk, PlanItem, PlanStatus, PullAsk, Settlement,
     Started, WhichPull,
 };
 
+/// A call that follows others under claims of the same moment begins only while
+/// they hold for longer than this: longer than such a call takes.
+const LANE_CALL_SECONDS: i64 = 40;
+
 impl Engine {
-    /// Makes one effect that was claimed, and says what came of it.
-    pub(super) async fn make(&self, issue: Arc<Issue>, due: Due) -> Input {
-        let key = due.key;
-        let claim = issue.owed.get(&key).and_then(|it| it.claimed);
-        if claim.is_none_or(|it| self.hands.clock.now() >= it.until) {
-            // This process slept through its claim: somebody else has it by now.
-            return Input::Tick;
+    /// Makes effects that were claimed, one after another, and says what came of
+    /// each. Those behind one that could not be made are given back.
+    pub(super) async fn make(&self, issue: Arc<Issue>, lane: Vec<Due>) -> Vec<Input> {
+        let mut inputs = Vec::new();
+        for due in lane {
+            let key = due.key;
+            let claim = issue.owed.get(&key).and_then(|it| it.claimed);
+            let left = claim.map(|it| it.until.duration_since(self.hands.clock.now()).as_secs());
+            let first = inputs.is_empty();
+            let went_well = inputs
+                .iter()
+                .all(|it| matches!(it, Input::Performed { .. }));
+            let input = if first && left.is_none_or(|it| it <= 0) {
+                // This process slept through its claim: somebody else has it by now.
+                Input::Tick
+            } else if first || (went_well && left.is_some_and(|it| it > LANE_CALL_SECONDS)) {
+                self.make_one(&issue, &due).await
+            } else {
+                Input::Faulted {
+                    key,
+                    claim: due.claim,
+                    fault: Fault::Busy {
+                        why: "what comes before it has not been made".into(),
+                        retry_after_seconds: Some(0),
+                    },
+                }
+            };
+            inputs.push(input);
         }
-        match self.call(&issue, &due).await {
+        inputs
+    }
+
+    async fn make_one(&self, issue: &Issue, due: &Due) -> Input {
+        let Due { key, claim, .. } = *due;
+        match self.call(issue, due).await {
             Ok(Answer::Outcome(outcome)) => Input::Performed { key, outcome },
             Ok(Answer::Absent { certain }) => Input::Absent {
                 key,
-                claim: due.claim,
+                claim,
                 certain,
             },
             Err(fault) => {
                 warn!(issue = %issue.id, key, "could not make an effect: {fault}");
-                Input::Faulted {
-                    key,
-                    claim: due.claim,
-                    fault,
-                }
+                Input::Faulted { key, claim, fault }
             }
         }
     }
@@ -203,15 +229,18 @@ fn plan_items(issue: &Issue) -> Vec<PlanItem> {
 }
 
 fn plan_item(task: &Task) -> PlanItem {
-    let status = match task.word() {
-        "todo" => PlanStatus::Pending,
-        "merged" | "succeeded" => PlanStatus::Completed,
-        "failed" | "skipped" | "cancelled" => PlanStatus::Canceled,
-        _ => PlanStatus::InProgress,
+    let word = task.plan_word();
+    let status = match word {
+        PlanWord::Pending => PlanStatus::Pending,
+        PlanWord::InProgress | PlanWord::Ready => PlanStatus::InProgress,
+        PlanWord::Completed => PlanStatus::Completed,
+        PlanWord::Failed | PlanWord::Skipped | PlanWord::Cancelled => PlanStatus::Canceled,
     };
-    let note = match task.word() {
-        word @ ("failed" | "skipped" | "ready") => format!(" ({word})"),
-        _ => String::new(),
+    let note = match word {
+        PlanWord::Ready => " (ready)",
+        PlanWord::Failed => " (failed)",
+        PlanWord::Skipped => " (skipped)",
+        PlanWord::Pending | PlanWord::InProgress | PlanWord::Completed | PlanWord::Cancelled => "",
     };
     PlanItem {
         content: format!("{}{note}", task.spec.title),

@@ -295,12 +295,13 @@ fn show_plan(draft: &mut Draft) {
     if draft.issue.policy.as_deref().is_none_or(quiet) {
         return;
     }
+    let words = draft.issue.plan_words();
     for session in draft.issue.sessions.clone() {
         let coming = draft.issue.owed.values().any(|owed| {
             owed.claimed.is_none()
                 && matches!(&owed.effect, Effect::ShowPlan { session: to } if *to == session)
         });
-        if !coming && !draft.issue.shown.contains(&session) {
+        if !coming && draft.issue.shown.get(&session) != Some(&words) {
             draft.request(Effect::ShowPlan { session });
         }
     }

@@ -305,7 +305,6 @@ fn add_tasks(issue: &mut Issue, specs: &[Spec]) {
     issue
         .tasks
         .extend(specs.iter().map(|spec| Task::new(Arc::new(spec.clone()))));
-    issue.shown.clear();
 }
 
 fn requested(issue: &mut Issue, key: Seq, effect: &Effect, at: Time) {
@@ -371,7 +370,8 @@ fn claimed(issue: &mut Issue, key: Seq, claim: Claim) {
     }
     owed.claimed = Some(claim);
     if let Effect::ShowPlan { session } = &owed.effect {
-        issue.shown.insert(session.clone());
+        let (session, words) = (session.clone(), issue.plan_words());
+        issue.shown.insert(session, words);
     }
 }
 
@@ -472,16 +472,14 @@ fn withdraw(issue: &mut Issue) {
 }
 
 fn state_of<'a>(issue: &'a mut Issue, task: &TaskId) -> Option<&'a mut TaskState> {
-    issue.shown.clear();
     issue.task_mut(task).map(|task| &mut task.state)
 }
 
-/// Changes a task in a way that the plan shows.
+/// Changes a task: what held it up does so no more.
 fn change(issue: &mut Issue, task: &TaskId, with: impl FnOnce(&mut Task)) {
     if let Some(task) = issue.task_mut(task) {
         with(task);
         task.held = None;
-        issue.shown.clear();
     }
 }
 

@@ -42,8 +42,8 @@ pub struct Issue {
     /// Why the last answer was no plan.
     pub plan_rejected: Option<String>,
     pub owed: BTreeMap<Seq, Owed>,
-    /// The sessions that have been shown the plan as it stands.
-    pub shown: BTreeSet<SessionId>,
+    /// The plan as each session was last shown it.
+    pub shown: BTreeMap<SessionId, Vec<PlanWord>>,
     /// Which task every start was for, by its key: an answer may come after all hope.
     pub starts: BTreeMap<Seq, (TaskId, ExecutorKind)>,
     /// Every run that was ever recorded as started.
@@ -138,6 +138,18 @@ pub enum TaskState {
     Cancelled,
 }
 
+/// What a person sees of a task in the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanWord {
+    Pending,
+    InProgress,
+    Ready,
+    Completed,
+    Failed,
+    Skipped,
+    Cancelled,
+}
+
 /// A run that was asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopping {
@@ -214,7 +226,7 @@ impl Issue {
             plan_rejections: 0,
             plan_rejected: None,
             owed: BTreeMap::new(),
-            shown: BTreeSet::new(),
+            shown: BTreeMap::new(),
             starts: BTreeMap::new(),
             runs: BTreeSet::new(),
             deferred: Vec::new(),
@@ -283,17 +295,19 @@ impl Issue {
     /// What is to be done now, oldest first.
     ///
     /// Linear shows things in the order in which they arrive, so of what goes
-    /// to one session only the oldest is ever due.
+    /// to one session nothing is due behind something that is not: whoever makes
+    /// these makes them one after another.
     pub fn due(&self, now: Time) -> Vec<Due> {
         let mut busy_sessions = BTreeSet::new();
         let mut due = Vec::new();
         for (key, owed) in &self.owed {
-            if let Some(session) = owed.effect.session()
-                && !busy_sessions.insert(session)
-            {
+            let session = owed.effect.session();
+            if session.is_some_and(|it| busy_sessions.contains(it)) {
                 continue;
             }
-            if owed.due_at(self.last_at) <= now {
+            if owed.due_at(self.last_at) > now {
+                busy_sessions.extend(session);
+            } else {
                 due.push(Due {
                     key: *key,
                     effect: owed.effect.clone(),
@@ -303,6 +317,11 @@ impl Issue {
             }
         }
         due
+    }
+
+    /// The plan as Linear shows it, a word for each task.
+    pub fn plan_words(&self) -> Vec<PlanWord> {
+        self.tasks.iter().map(Task::plan_word).collect()
     }
 
     /// What is worth asking the executors and the forge about.
@@ -496,6 +515,24 @@ impl Task {
             self.state,
             TaskState::Starting { .. } | TaskState::Running { .. }
         )
+    }
+
+    /// What the plan shows of it.
+    pub fn plan_word(&self) -> PlanWord {
+        match self.state {
+            TaskState::Todo => PlanWord::Pending,
+            TaskState::Starting { .. }
+            | TaskState::Running { .. }
+            | TaskState::Seeking { .. }
+            | TaskState::Judging
+            | TaskState::Approved { .. }
+            | TaskState::Merging { .. } => PlanWord::InProgress,
+            TaskState::Ready => PlanWord::Ready,
+            TaskState::Merged | TaskState::Succeeded => PlanWord::Completed,
+            TaskState::Failed => PlanWord::Failed,
+            TaskState::Skipped => PlanWord::Skipped,
+            TaskState::Cancelled => PlanWord::Cancelled,
+        }
     }
 
     /// The word for its state in the contract.

@@ -23,6 +23,7 @@ use crate::issue::{
 };
 use crate::net;
 use crate::ports::{Clock, PlanItem, PlanStatus, Tracker};
+use crate::stats;
 
 mod answer;
 mod token;
@@ -191,6 +192,7 @@ impl Client {
 
     async fn send(&self, token: &token::Token, name: &str, body: &Value) -> Result<Answer, Fault> {
         let header: HeaderValue = token.header()?;
+        metrics::counter!(stats::LINEAR_CALLS).increment(1);
         let reply = self
             .http
             .post(&self.api_url)
@@ -199,6 +201,9 @@ impl Client {
             .send()
             .await;
         let answer = answer::read(name, reply, ANSWER_BYTES_MAX, self.clock.now()).await?;
+        if answer.asks_to_wait() {
+            metrics::counter!(stats::LINEAR_WAITS).increment(1);
+        }
         Ok(answer.without(token.secret()))
     }
 }

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use jiff::SignedDuration;
-use shared::engine::{Engine, Heard, Rest};
+use shared::engine::{Engine, Heard, Looked, Rest, Work};
 use shared::issue::{ExecutorKind, IssueId, Time};
 use shared::ports::{Executor, Hands, Log};
 use shared::store::memory::MemoryLog;
@@ -82,7 +82,8 @@ type Activity = Pin<Box<dyn Future<Output = Finished>>>;
 enum Finished {
     Heard(Box<Letter>, anyhow::Result<Heard>),
     Acted(IssueId),
-    Looked(anyhow::Result<Vec<IssueId>>),
+    Looked(anyhow::Result<Looked>),
+    Driven,
 }
 
 struct Process {
@@ -191,10 +192,36 @@ impl Simulation {
             }
             Finished::Looked(result) => {
                 process.looking = false;
-                for id in result.unwrap_or_default() {
+                let Ok(looked) = result else { return };
+                for work in looked.work {
+                    self.drive(at, work);
+                }
+                for id in looked.due {
                     self.wake(at, id);
                 }
             }
+            Finished::Driven => {}
+        }
+    }
+
+    /// What a look has claimed is made by the process that looked, if it lives so long.
+    fn drive(&mut self, at: usize, work: Work) {
+        let engine = Arc::clone(&self.processes[at].engine);
+        let until = self.time_left();
+        self.processes[at].activities.push(Box::pin(async move {
+            let _ = engine.drive(work, until).await;
+            Finished::Driven
+        }));
+    }
+
+    /// Now and then, as in a function, little time is left.
+    fn time_left(&self) -> Time {
+        let mut world = self.world();
+        let left = world.seconds(-1..=10);
+        if world.dice(100) {
+            world.now + left
+        } else {
+            Time::MAX
         }
     }
 
@@ -209,6 +236,7 @@ impl Simulation {
             }
             lost
         };
+        let until = self.time_left();
         let process = &mut self.processes[at];
         if lost || !process.acting.insert(id.clone()) {
             return;
@@ -216,13 +244,6 @@ impl Simulation {
         let engine = Arc::clone(&process.engine);
         let world = Arc::clone(&self.world);
         process.activities.push(Box::pin(async move {
-            // Now and then, as in a function, little time is left.
-            let until = {
-                let mut world = world.lock().expect("one thread");
-                let short = world.dice(100);
-                let left = world.seconds(-1..=10);
-                if short { world.now + left } else { Time::MAX }
-            };
             // What fails here is found again by looking.
             if let Ok(Rest::OutOfTime) = engine.act(&id, until).await {
                 let mut world = world.lock().expect("one thread");
@@ -246,13 +267,14 @@ impl Simulation {
 
     fn look(&mut self) {
         let at = self.world().rng.usize(0..self.processes.len());
+        let until = self.time_left();
         let process = &mut self.processes[at];
         if std::mem::replace(&mut process.looking, true) {
             return;
         }
         let engine = Arc::clone(&process.engine);
         process.activities.push(Box::pin(async move {
-            Finished::Looked(engine.look().await.map(|it| it.moved))
+            Finished::Looked(engine.look(until).await)
         }));
     }
 

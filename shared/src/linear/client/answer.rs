@@ -106,6 +106,15 @@ impl Answer {
         })
     }
 
+    /// Were we too many, or too quick?
+    pub(super) fn asks_to_wait(&self) -> bool {
+        self.status == StatusCode::TOO_MANY_REQUESTS
+            || self
+                .errors()
+                .iter()
+                .any(|it| it.is("ratelimited", "RATELIMITED"))
+    }
+
     /// Is the token not good (any more)?
     pub(super) fn unauthorized(&self) -> bool {
         self.status == StatusCode::UNAUTHORIZED
@@ -137,8 +146,7 @@ impl Answer {
 
     fn fault(&self) -> Option<Fault> {
         let errors = self.errors();
-        let limited = self.status == StatusCode::TOO_MANY_REQUESTS
-            || errors.iter().any(|it| it.is("ratelimited", "RATELIMITED"));
+        let limited = self.asks_to_wait();
         let told = errors
             .first()
             .map(|it| it.message.clone())

@@ -1,0 +1,122 @@
+//! `cyrus runner`: only the local runner, for a control plane that runs elsewhere.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use ::runner::far::{self, FarOptions, Home, check_control_url, host_name};
+use ::runner::find_program;
+use anyhow::Context as _;
+use shared::config::{ConfigError, Env, Problem};
+use shared::runner::document::PROGRAM;
+use shared::store::memory::MemoryLog;
+use shared::wire::{self, Missing, Store};
+use tracing::{info, warn};
+
+use crate::start::shutdown;
+use crate::{Common, log_to_stderr};
+
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Where the control plane is [default: CYRUS_CONTROL_URL]
+    #[arg(long, value_name = "URL")]
+    control: Option<String>,
+    /// What this runner calls itself [default: the host's name and a number kept in its home]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+}
+
+pub(crate) async fn runner(common: &Common, options: &Options) -> anyhow::Result<ExitCode> {
+    log_to_stderr("info");
+    let env = Env::from_process();
+    // The control plane has the store; here only the file and the variables count.
+    let store = Store::from(Arc::new(MemoryLog::default()));
+    let (live, warnings) = common.live(&env, &store).await?;
+    for warning in &warnings {
+        warn!("{warning}");
+    }
+    let settings = live.settings();
+    let token = settings.runner.token.clone().ok_or(Missing {
+        what: "CYRUS_RUNNER_TOKEN",
+        remedy: "give it the same value as at the control plane; it signs all that is said",
+    })?;
+    let (key, control_url) = match (&options.control, &settings.runner.control_url) {
+        (Some(url), _) => ("--control", url.trim_end_matches('/').to_owned()),
+        (None, Some(url)) => ("CYRUS_CONTROL_URL", url.clone()),
+        (None, None) => {
+            return Err(Missing {
+                what: "CYRUS_CONTROL_URL",
+                remedy: "say where the control plane is, by it or by `--control`",
+            }
+            .into());
+        }
+    };
+    check_control_url(&control_url).map_err(|what| misuse(key, "the command line", what))?;
+    if settings.runner.concurrency == 0 {
+        let what = "is 0, so that no agent would ever run here: raise it".into();
+        return Err(misuse("runner.concurrency", &settings.place, what).into());
+    }
+    let agent_env = ::runner::agent_env(env.0.clone(), &settings.runner.agent_env);
+    let path = agent_env.get("PATH").map_or("", String::as_str);
+    if find_program(&settings.runner.claude_bin, path).is_none() {
+        return Err(Missing {
+            what: "CLAUDE_BIN",
+            remedy: "no agent program was found: install Claude Code, or name it there",
+        }
+        .into());
+    }
+    let active = settings.repositories.iter().filter(|it| it.active);
+    let repositories: Vec<_> = active.map(|it| it.ground()).collect();
+    if repositories.is_empty() {
+        warn!("no repository is configured here, so there will be no work: see `repositories`");
+    }
+    if settings.github.token.is_none() {
+        warn!("GITHUB_TOKEN is not set: no pull request can be opened from here");
+    }
+    let home = Home::open(&settings.home)?;
+    let name = match &options.name {
+        Some(name) => name.clone(),
+        None => home
+            .name(&host_name(), fastrand::u32(1000..10_000_000))
+            .context("keep the runner's number")?,
+    };
+    let this_program = std::env::current_exe().context("find this program")?;
+    info!(
+        name,
+        slots = settings.runner.concurrency,
+        "cyrus runner asks {control_url} for work"
+    );
+    let local = ::runner::Options {
+        home: home.path().to_path_buf(),
+        concurrency: settings.runner.concurrency,
+        supervisor: vec![this_program.into(), "job".into()],
+        claude: settings.runner.claude_bin.clone(),
+        agent_env,
+        git_env: ::runner::git_env(env.0.clone()),
+        forge: Arc::new(wire::forge(&settings)?),
+        clock: Arc::new(wire::SystemClock),
+        wake: Arc::new(|_| ()),
+    };
+    let options = FarOptions {
+        local,
+        home,
+        control_url,
+        token: token.0,
+        name,
+        repositories,
+        agents: vec![PROGRAM.into()],
+        heartbeat: settings.runner.heartbeat,
+        random: fastrand::f64,
+    };
+    far::run(options, shutdown()).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn misuse(key: &str, place: &str, what: String) -> ConfigError {
+    ConfigError {
+        problems: vec![Problem {
+            key: Some(key.to_owned()),
+            place: place.to_owned(),
+            what,
+        }],
+    }
+}

@@ -1,0 +1,151 @@
+//! `GET /api/v1/stats`: what some days came to, from one small account a day;
+//! 30 of them at most, and no issue is read.
+
+use serde::Serialize;
+
+use crate::issue::{ExecutorKind, RoundOutcome, Time};
+use crate::ports::{Figures, Log};
+use crate::stats::{OUTCOMES, Period, Stage, Sums, accounts_of, usd};
+
+/// What a period came to. A share of nothing is `null`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StatsDoc {
+    pub period: &'static str,
+    /// The first and the last day, UTC.
+    pub from: String,
+    pub to: String,
+    /// Tasks that were merged, succeeded or failed.
+    pub tasks: i64,
+    pub local: i64,
+    pub cloud: i64,
+    pub success_rate: Option<f64>,
+    pub cost_usd: f64,
+    pub merges: i64,
+    pub cost_per_merge_usd: Option<f64>,
+    /// What running the same runs one after another would have taken longer.
+    pub time_saved_minutes: f64,
+    /// There are no forecasts yet.
+    pub forecast_error: Option<f64>,
+    pub by_executor: Vec<ExecutorStats>,
+    pub by_outcome: Vec<Count>,
+    /// Rounds of issues that ended, by outcome.
+    pub issues: Vec<Count>,
+    /// Tasks that began to be held up, by the stage.
+    pub waiting: Vec<Count>,
+    pub first_thought_millis: Option<f64>,
+    /// Of the rounds that ended: effects at Linear, and those it asked to wait.
+    pub linear_calls: i64,
+    pub linear_waits: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ExecutorStats {
+    pub executor: &'static str,
+    pub tasks: i64,
+    pub success_rate: Option<f64>,
+    pub cost_usd: f64,
+    pub runs: i64,
+    pub run_minutes: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Count {
+    pub name: &'static str,
+    pub count: i64,
+}
+
+/// Reads the accounts of a period and adds them up.
+pub async fn read(log: &dyn Log, period: Period, now: Time) -> anyhow::Result<StatsDoc> {
+    let days = log.accounts(&accounts_of(period, now)).await?;
+    Ok(stats(period, now, &days))
+}
+
+/// The document of a period whose days these are.
+pub fn stats(period: Period, now: Time, days: &[Figures]) -> StatsDoc {
+    let sums = Sums::of(days);
+    let (from, to) = period.range(now);
+    let by_executor: Vec<_> = ExecutorKind::ALL.iter().map(|it| of(&sums, *it)).collect();
+    let total = |what: fn(&Sums, ExecutorKind) -> i64| -> i64 {
+        ExecutorKind::ALL.iter().map(|it| what(&sums, *it)).sum()
+    };
+    let spent = total(Sums::spent_micros);
+    let (tasks, achieved, merges) = (total(tasks), total(achieved), total(merges));
+    let (greeted, greeted_millis) = sums.greeted();
+    let (linear_calls, linear_waits) = sums.linear();
+    StatsDoc {
+        period: period.word(),
+        from: from.to_string(),
+        to: to.to_string(),
+        tasks,
+        local: self::tasks(&sums, ExecutorKind::Local),
+        cloud: self::tasks(&sums, ExecutorKind::Codegen),
+        success_rate: share(achieved as f64, tasks),
+        cost_usd: usd(spent),
+        merges,
+        cost_per_merge_usd: share(usd(spent), merges),
+        time_saved_minutes: sums.seconds_saved() as f64 / 60.0,
+        forecast_error: None,
+        by_executor,
+        by_outcome: counts(OUTCOMES, |name| {
+            let with = |it: &ExecutorKind| sums.over(Some(*it), name);
+            ExecutorKind::ALL.iter().map(with).sum::<i64>() + sums.over(None, name)
+        }),
+        issues: RoundOutcome::ALL
+            .iter()
+            .map(|it| Count {
+                name: it.word(),
+                count: sums.rounds(*it),
+            })
+            .collect(),
+        waiting: Stage::ALL
+            .iter()
+            .map(|it| Count {
+                name: it.word(),
+                count: sums.held(*it),
+            })
+            .collect(),
+        first_thought_millis: share(greeted_millis as f64, greeted),
+        linear_calls,
+        linear_waits,
+    }
+}
+
+fn of(sums: &Sums, executor: ExecutorKind) -> ExecutorStats {
+    let tasks = tasks(sums, executor);
+    ExecutorStats {
+        executor: executor.word(),
+        tasks,
+        success_rate: share(achieved(sums, executor) as f64, tasks),
+        cost_usd: usd(sums.spent_micros(executor)),
+        runs: sums.runs(executor),
+        run_minutes: sums.run_seconds_of(executor) as f64 / 60.0,
+    }
+}
+
+fn merges(sums: &Sums, executor: ExecutorKind) -> i64 {
+    sums.over(Some(executor), "merged")
+}
+
+fn achieved(sums: &Sums, executor: ExecutorKind) -> i64 {
+    merges(sums, executor) + sums.over(Some(executor), "succeeded")
+}
+
+fn tasks(sums: &Sums, executor: ExecutorKind) -> i64 {
+    achieved(sums, executor) + sums.over(Some(executor), "failed")
+}
+
+fn counts<const N: usize>(
+    names: [&'static str; N],
+    count: impl Fn(&'static str) -> i64,
+) -> Vec<Count> {
+    let counted = |name| Count {
+        name,
+        count: count(name),
+    };
+    names.into_iter().map(counted).collect()
+}
+
+/// `None`: of nothing there is no share.
+fn share(part: f64, whole: i64) -> Option<f64> {
+    (whole != 0).then(|| part / whole as f64)
+}

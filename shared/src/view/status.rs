@@ -1,0 +1,161 @@
+//! `GET /api/v1/status`: executors, strategy, money and what is in flight.
+//!
+//! It costs one account, one shelf, the list of what wants attention, and for
+//! the runs the logs of the issues that are watched, where those are few.
+
+use serde::Serialize;
+
+use crate::config::Settings;
+use crate::guard::{BREAKERS, Breaker, BreakerState};
+use crate::issue::{ExecutorKind, Issue, IssueId, Time, Watch};
+use crate::ports::{Attention, Figures, Log, Register, Registers};
+use crate::stats::{Period, accounts_of, overdue_seconds, spent_micros, usd};
+
+/// The issues in flight that are told apart; beyond, their number stays there.
+const ATTENTION_MAX: usize = 5_000;
+/// More watched issues than this are not read for the sake of counting their runs.
+pub const COUNTED_MAX: usize = 100;
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StatusDoc {
+    pub version: &'static str,
+    /// There is no pause yet.
+    pub paused: bool,
+    pub strategy: &'static str,
+    pub executors: Vec<ExecutorStatus>,
+    pub budget: Budget,
+    pub issues_in_flight: usize,
+    pub oldest_overdue_seconds: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ExecutorStatus {
+    pub name: &'static str,
+    pub healthy: bool,
+    /// What is wrong with it.
+    pub why: Option<String>,
+    /// `None`: too many issues are in flight to count.
+    pub running: Option<usize>,
+    /// `None`: it has no slots on this machine.
+    pub slots: Option<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Budget {
+    /// `None`: no limit.
+    pub day_usd: Option<f64>,
+    pub spent_usd: f64,
+    pub reserved_usd: f64,
+}
+
+/// What the store has to say.
+pub struct Facts {
+    attention: Vec<Attention>,
+    breakers: Vec<Register>,
+    today: Figures,
+}
+
+impl Facts {
+    pub async fn read(log: &dyn Log, registers: &dyn Registers, now: Time) -> anyhow::Result<Self> {
+        // Every round that is not over owes something, waits for a time, or watches.
+        let attention = log.attention(Time::MAX, ATTENTION_MAX).await?;
+        let today = log.accounts(&accounts_of(Period::Day, now)).await?;
+        Ok(Self {
+            attention,
+            breakers: registers.list(BREAKERS, now).await?,
+            today: today.into_iter().next().unwrap_or_default(),
+        })
+    }
+
+    /// The issues to count runs in; `None`: too many.
+    pub fn watched(&self) -> Option<Vec<IssueId>> {
+        let watched = self.attention.iter().filter(|it| it.watching);
+        let watched: Vec<_> = watched.map(|it| it.issue.clone()).collect();
+        (watched.len() <= COUNTED_MAX).then_some(watched)
+    }
+
+    /// The document. `present`: the executors there are; `running`: whose runs are at work.
+    pub fn status(
+        &self,
+        settings: &Settings,
+        present: &[ExecutorKind],
+        running: Option<&[ExecutorKind]>,
+        now: Time,
+    ) -> StatusDoc {
+        let executor = |kind: &ExecutorKind| {
+            let why = misconfigured(settings, *kind).or_else(|| self.broken(*kind));
+            ExecutorStatus {
+                name: kind.word(),
+                healthy: why.is_none(),
+                why,
+                running: running.map(|all| all.iter().filter(|it| *it == kind).count()),
+                slots: slots(settings, *kind),
+            }
+        };
+        StatusDoc {
+            version: env!("CARGO_PKG_VERSION"),
+            paused: false,
+            strategy: settings.strategy.word(),
+            executors: present.iter().map(executor).collect(),
+            budget: Budget {
+                day_usd: settings.costs.per_day_max,
+                spent_usd: usd(spent_micros(&self.today)),
+                // Nothing is reserved before there is an admission by limits.
+                reserved_usd: 0.0,
+            },
+            issues_in_flight: self.attention.len(),
+            oldest_overdue_seconds: overdue_seconds(&self.attention, now) as i64,
+        }
+    }
+
+    fn broken(&self, kind: ExecutorKind) -> Option<String> {
+        let register = self.breakers.iter().find(|it| it.name == kind.word())?;
+        let breaker: Breaker = serde_json::from_value(register.value.clone()).ok()?;
+        match breaker.state {
+            BreakerState::Closed => None,
+            BreakerState::Open | BreakerState::HalfOpen => Some(breaker.why),
+        }
+    }
+}
+
+/// The executors that the settings ask for.
+pub fn configured(settings: &Settings) -> Vec<ExecutorKind> {
+    let is_there = |kind: &&ExecutorKind| match kind {
+        ExecutorKind::Local => settings.runner.concurrency > 0 || settings.runner.token.is_some(),
+        ExecutorKind::Codegen => settings.codegen.is_some(),
+    };
+    ExecutorKind::ALL.iter().filter(is_there).copied().collect()
+}
+
+/// Where the runs of an issue are at work.
+pub fn runs_of(issue: &Issue) -> impl Iterator<Item = ExecutorKind> {
+    issue.watching().into_iter().filter_map(|it| match it {
+        Watch::Run { executor, .. } => Some(executor),
+        Watch::Pull { .. } => None,
+    })
+}
+
+fn slots(settings: &Settings, kind: ExecutorKind) -> Option<usize> {
+    match kind {
+        ExecutorKind::Local => Some(settings.runner.concurrency).filter(|it| *it > 0),
+        ExecutorKind::Codegen => None,
+    }
+}
+
+/// Why an executor cannot work, whatever else.
+fn misconfigured(settings: &Settings, kind: ExecutorKind) -> Option<String> {
+    let codegen = match kind {
+        ExecutorKind::Codegen => settings.codegen.as_ref()?,
+        ExecutorKind::Local => return None,
+    };
+    match codegen.org_id.as_deref() {
+        None => Some("CODEGEN_ORG_ID is not set, nor is `codegen.orgId`".into()),
+        Some(id) if id.parse::<u64>().is_err() => {
+            Some(format!("`codegen.orgId` is `{id}`, which is no number"))
+        }
+        Some(_) if codegen.token.is_none() => {
+            Some("CODEGEN_API_TOKEN is not set, nor is `codegen.apiToken`".into())
+        }
+        Some(_) => None,
+    }
+}
