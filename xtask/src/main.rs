@@ -106,11 +106,12 @@ fn test(house: &House) -> Result<()> {
         "-D",
         "warnings",
     ];
-    let steps: [(&str, &dyn Fn() -> Result<Outcome>); 7] = [
+    let steps: [(&str, &dyn Fn() -> Result<Outcome>); 8] = [
         ("format", &|| {
             house.check("cargo", &["fmt", "--all", "--check"])
         }),
         ("agent program", &|| tools::agent_program(house)),
+        ("second emulator", &|| tools::second_emulator(house)),
         ("clippy", &|| house.check("cargo", &clippy)),
         ("dependencies", &|| tools::deny(house)),
         ("advisories", &|| tools::advisories(house)),

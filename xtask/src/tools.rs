@@ -91,6 +91,14 @@ pub(crate) fn guard(house: &House) -> Result<PathBuf> {
     Ok(house.tools().join("bin/cfn-guard"))
 }
 
+/// Installs the second emulator of DynamoDB.
+pub(crate) fn second_emulator(house: &House) -> Result<Outcome> {
+    match python(house, "moto")? {
+        Some(_) => Ok(Outcome::Passed),
+        None => house.lacks("moto needs Python 3.11 and its index".into()),
+    }
+}
+
 /// Licences, banned crates and sources.
 pub(crate) fn deny(house: &House) -> Result<Outcome> {
     install(house, "cargo-deny", DENY_VERSION)?;

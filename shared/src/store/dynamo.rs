@@ -69,7 +69,7 @@ impl DynamoLog {
     ) -> anyhow::Result<Result<Vec<Record>, Torn>> {
         let from = Key::batch(issue, after + 1);
         let mut items = self.batches(&from, None).await?;
-        let begins = items.first().and_then(|it| item::first_seq(it));
+        let begins = items.first().and_then(item::first_seq);
         if after > 0 && begins != Some(after + 1) {
             // Nothing comes after, or it began before: in the middle of a batch.
             match self.last_batch_before(&from).await? {

@@ -294,15 +294,14 @@ impl DynamoLog {
 impl Canceled {
     /// What this error means for a transaction whose first items are an issue's.
     fn of(error: &SdkError<TransactWriteItemsError, HttpResponse>, of_issue: usize) -> Self {
-        let canceled = match error.as_service_error() {
-            Some(TransactWriteItemsError::TransactionCanceledException(it)) => it,
-            _ => {
-                return match Miss::of(error) {
-                    Miss::Busy => Self::Busy,
-                    Miss::Unanswered => Self::Unanswered,
-                    Miss::Refused => Self::Refused,
-                };
-            }
+        let Some(TransactWriteItemsError::TransactionCanceledException(canceled)) =
+            error.as_service_error()
+        else {
+            return match Miss::of(error) {
+                Miss::Busy => Self::Busy,
+                Miss::Unanswered => Self::Unanswered,
+                Miss::Refused => Self::Refused,
+            };
         };
         let reasons = canceled.cancellation_reasons().iter().map(|it| it.code());
         let reasons: Vec<&str> = reasons.map(|it| it.unwrap_or(FINE)).collect();

@@ -83,8 +83,8 @@ impl DynamoLog {
             ));
         }
         for (index, keys) in INDEXES {
-            let found = table.global_secondary_indexes().iter();
-            let found = found.filter(|it| it.index_name() == Some(index)).last();
+            let mut found = table.global_secondary_indexes().iter();
+            let found = found.rfind(|it| it.index_name() == Some(index));
             wrong.extend(
                 wrong_with_index(table, index, keys, found)
                     .map(|it| format!("the index `{index}` of the table `{name}` {it}")),

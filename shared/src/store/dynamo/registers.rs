@@ -22,7 +22,7 @@ const CONDITION_FAILED: &str = "ConditionalCheckFailedException";
 impl Registers for DynamoLog {
     async fn get(&self, shelf: &str, name: &str, now: Time) -> anyhow::Result<Option<Register>> {
         let what = || format!("read the register `{shelf}/{name}`");
-        let found = DynamoLog::get(self, &Key::register(shelf, name)).await;
+        let found = Self::get(self, &Key::register(shelf, name)).await;
         match found.with_context(what)? {
             Some(item) => register(&item, now).with_context(what),
             None => Ok(None),
