@@ -67,7 +67,8 @@ pub(super) const ERRORS: &[Planted] = &[
     planted("other-index", "IndexName: attention", "IndexName: due", By::Rule("the_table_is_as_the_store_wants_it")),
     planted("silent-poller", "TreatMissingData: breaching", "TreatMissingData: notBreaching", By::Rule("what_the_alarms_cover")),
     planted("unencrypted-transport", "            Effect: Deny", "            Effect: Allow", By::Rule("dead_letters_are_encrypted_and_kept")),
-    planted("slow-poller", "Timeout: 58", "Timeout: 70", By::Rule("functions_stop_before_what_waits_for_them")),
+    planted("hasty-poller", "Timeout: 150", "Timeout: 58", By::Rule("functions_have_time_for_their_last_calls")),
+    planted("slow-webhook", "Timeout: 29", "Timeout: 31", By::Rule("functions_have_time_for_their_last_calls")),
 ];
 
 /// Plants each error, and sees that who must notice it does.
