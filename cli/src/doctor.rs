@@ -42,7 +42,7 @@ pub(crate) async fn doctor(common: &Common) -> anyhow::Result<ExitCode> {
         ok: true,
         text: format!("note: {warning}"),
     }));
-    services(settings, &mut findings).await;
+    services(settings, &store, &mut findings).await;
     repositories(settings, &env, &mut findings).await;
     tools(settings, &env, &mut findings).await;
     let well = findings.iter().all(|it| it.ok);
@@ -97,7 +97,7 @@ async fn store(place: &StorePlace, findings: &mut Vec<Finding>) -> Store {
     })
 }
 
-async fn services(settings: &Settings, findings: &mut Vec<Finding>) {
+async fn services(settings: &Settings, store: &Store, findings: &mut Vec<Finding>) {
     let mut found = |check: &str, result: Result<String, String>| {
         let (ok, text) = match result {
             Ok(text) => (true, text),
@@ -111,7 +111,7 @@ async fn services(settings: &Settings, findings: &mut Vec<Finding>) {
     };
     let signed = wire::linear_secrets(settings).map(|_| "LINEAR_WEBHOOK_SECRET is set".to_owned());
     found("webhooks", signed.map_err(|it| it.to_string()));
-    let linear = match wire::linear(settings) {
+    let linear = match wire::linear(settings, &store.registers) {
         Ok(client) => client.viewer().await.map_err(|it| it.to_string()),
         Err(error) => Err(error.to_string()),
     };

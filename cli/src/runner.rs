@@ -39,9 +39,13 @@ pub(crate) async fn runner(common: &Common, options: &Options) -> anyhow::Result
         what: "CYRUS_RUNNER_TOKEN",
         remedy: "give it the same value as at the control plane; it signs all that is said",
     })?;
-    let (key, control_url) = match (&options.control, &settings.runner.control_url) {
-        (Some(url), _) => ("--control", url.trim_end_matches('/').to_owned()),
-        (None, Some(url)) => ("CYRUS_CONTROL_URL", url.clone()),
+    let (key, place, control_url) = match (&options.control, &settings.runner.control_url) {
+        (Some(url), _) => (
+            "--control",
+            "the command line",
+            url.trim_end_matches('/').to_owned(),
+        ),
+        (None, Some(url)) => ("CYRUS_CONTROL_URL", "the environment", url.clone()),
         (None, None) => {
             return Err(Missing {
                 what: "CYRUS_CONTROL_URL",
@@ -50,7 +54,7 @@ pub(crate) async fn runner(common: &Common, options: &Options) -> anyhow::Result
             .into());
         }
     };
-    check_control_url(&control_url).map_err(|what| misuse(key, "the command line", what))?;
+    check_control_url(&control_url).map_err(|what| misuse(key, place, what))?;
     if settings.runner.concurrency == 0 {
         let what = "is 0, so that no agent would ever run here: raise it".into();
         return Err(misuse("runner.concurrency", &settings.place, what).into());

@@ -17,7 +17,6 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream;
 use reqwest::{Method, StatusCode};
-use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -26,6 +25,7 @@ use self::run::Run;
 use crate::guard::{GUARD_SECONDS, Rate};
 use crate::issue::{ExecutorKind, FailureClass, Fault, LEASE_SECONDS, RunId, Sight, Time, clip};
 use crate::ports::{Clock, Executor, Job, Settlement, Started};
+use crate::secrets::Token;
 
 /// The whole of one request, from connecting to the last byte of the answer.
 const REQUEST_SECONDS: u64 = 20;
@@ -67,7 +67,7 @@ pub struct Options {
     pub api_url: String,
     /// As configured: what is no number makes every call answer with that reason.
     pub org_id: String,
-    pub token: SecretString,
+    pub token: Token,
     pub clock: Arc<dyn Clock>,
 }
 

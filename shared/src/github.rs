@@ -13,7 +13,6 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream;
 use reqwest::{Method, StatusCode};
-use secrecy::SecretString;
 use serde_json::json;
 
 use self::http::{Answer, Gap, Http};
@@ -23,6 +22,7 @@ use self::slug::{Slug, commit};
 use crate::issue::verdict::{Check, CheckState};
 use crate::issue::{FailureClass, Fault, LEASE_SECONDS, PullFacts, PullState};
 use crate::ports::{Clock, Forge, MergeAnswer, MergeAsk, OpenAsk, Opened, PullAsk, WhichPull};
+use crate::secrets::Token;
 
 /// The whole of one request, from connecting to the last byte of the answer.
 const REQUEST_SECONDS: u64 = 15;
@@ -47,7 +47,7 @@ const PASSING_REFUSALS: &[&str] = &["base branch was modified", "merge already i
 pub struct Options {
     /// The root of the API, e.g. `https://api.github.com` or `https://HOST/api/v3`.
     pub api_url: String,
-    pub token: SecretString,
+    pub token: Token,
     pub clock: Arc<dyn Clock>,
 }
 

@@ -19,6 +19,7 @@ use crate::issue::{ExecutorKind, Fault, REASON_BYTES_MAX, RunId, Sight, Time, cl
 use crate::ports::{
     AppendError, Clock, Executor, Job, RegisterWrite, Registers, Settlement, Started,
 };
+use crate::stats;
 
 /// The shelf of the last starts.
 const RATES: &str = "rates";
@@ -166,7 +167,7 @@ impl Guarded {
         });
         let passed = passed.await?;
         let open = if passed.is_err() { 1.0 } else { 0.0 };
-        metrics::gauge!("CircuitOpen", "Executor" => kind.word()).set(open);
+        metrics::gauge!(stats::CIRCUIT_OPEN, "Executor" => kind.word()).set(open);
         passed
     }
 
@@ -194,7 +195,7 @@ impl Guarded {
         match noted.await {
             Ok(Some(breaker)) if breaker.state == BreakerState::Open => {
                 warn!(executor = %kind, "left alone for {} s: {}", breaker.seconds, breaker.why);
-                metrics::gauge!("CircuitOpen", "Executor" => kind.word()).set(1.0);
+                metrics::gauge!(stats::CIRCUIT_OPEN, "Executor" => kind.word()).set(1.0);
             }
             Ok(_) => {}
             // The start itself was made or not, whatever we remember of it.

@@ -7,5 +7,5 @@
 pub mod client;
 pub mod webhook;
 
-pub use self::client::{Auth, Client, Options, Viewer};
+pub use self::client::{App, Auth, Client, Options, Viewer};
 pub use self::webhook::{Refused, hear};

@@ -10,8 +10,10 @@ use reqwest::redirect::Policy;
 use reqwest::{ClientBuilder, Method, Response, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::issue::{Fault, REASON_BYTES_MAX, clip};
+use crate::secrets::Token;
 
 /// Connecting takes longer than this only where nobody listens.
 const CONNECT_SECONDS_MAX: u64 = 5;
@@ -23,7 +25,7 @@ pub(crate) struct Rest {
     service: Service,
     client: reqwest::Client,
     base: Url,
-    token: SecretString,
+    token: Token,
 }
 
 /// What is the same for all requests to one service.
@@ -32,7 +34,8 @@ pub(crate) struct Service {
     pub(crate) name: &'static str,
     /// They go with every request.
     pub(crate) headers: &'static [(&'static str, &'static str)],
-    /// The whole of one request, from connecting to the last byte of the answer.
+    /// The whole of one call, from connecting to the last byte of the answer,
+    /// with a token that is read again on the way.
     pub(crate) request_seconds: u64,
 }
 
@@ -61,11 +64,7 @@ pub(crate) enum Cut {
 }
 
 impl Rest {
-    pub(crate) fn new(
-        service: Service,
-        api_url: &str,
-        token: SecretString,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn new(service: Service, api_url: &str, token: Token) -> anyhow::Result<Self> {
         let name = service.name;
         let base = Url::parse(api_url.trim_end_matches('/'))
             .with_context(|| format!("the address of {name}'s API, `{api_url}`"))?;
@@ -74,7 +73,6 @@ impl Rest {
             "the address of {name}'s API, `{base}`, must begin with https://"
         );
         let client = client("cyrus", api_url)
-            .timeout(Duration::from_secs(service.request_seconds))
             .build()
             .with_context(|| format!("set up the client of {name}'s API"))?;
         Ok(Self {
@@ -85,8 +83,42 @@ impl Rest {
         })
     }
 
+    /// One call; once more, if the token was refused and there is another.
     pub(crate) async fn call(
         &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Reply, Gap> {
+        let Service {
+            name,
+            request_seconds,
+            ..
+        } = self.service;
+        let call = async {
+            let token = self.token.current();
+            let reply = self.send(&token, method.clone(), path, query, body).await?;
+            if reply.status != StatusCode::UNAUTHORIZED {
+                return Ok(reply);
+            }
+            match self.token.after_refusal(&token).await {
+                Some(fresh) => self.send(&fresh, method.clone(), path, query, body).await,
+                None => Ok(reply),
+            }
+        };
+        let limit = Duration::from_secs(request_seconds);
+        timeout(limit, call).await.unwrap_or_else(|_| {
+            Err(Gap::ReplyLost(format!(
+                "{method} /{} at {name} failed: operation timed out",
+                path.join("/")
+            )))
+        })
+    }
+
+    async fn send(
+        &self,
+        token: &SecretString,
         method: Method,
         path: &[&str],
         query: &[(&str, &str)],
@@ -107,7 +139,7 @@ impl Rest {
         let mut request = self
             .client
             .request(method, url)
-            .bearer_auth(self.token.expose_secret());
+            .bearer_auth(token.expose_secret());
         for (header, value) in self.service.headers {
             request = request.header(*header, *value);
         }

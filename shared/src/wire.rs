@@ -9,14 +9,15 @@ use aws_config::BehaviorVersion;
 use secrecy::SecretString;
 use tracing::{error, warn};
 
-use crate::config::{self, Configuration, Env, Live, Settings, StorePlace};
+use crate::config::{self, Configuration, Env, Live, Secret, Settings, StorePlace};
 use crate::engine::Engine;
 use crate::guard::Guarded;
 use crate::http::Doors;
 use crate::issue::Time;
-use crate::linear::client::Auth;
-use crate::ports::{Clock, Executor, Forge, Hands, Log, Policies, Registers, Tracker};
+use crate::linear::client::{App, Auth};
+use crate::ports::{Clock, Executor, Forge, Hands, Log, Policies, Registers};
 use crate::runner::{FarRunners, Gate, Look};
+use crate::secrets::Token;
 use crate::store::dynamo::DynamoLog;
 use crate::{codegen, github, linear};
 
@@ -130,14 +131,15 @@ pub fn hands(
             Arc::new(SystemClock),
         )));
     }
+    let Store { log, registers } = store;
     Ok(Hands {
-        log: store.log,
-        registers: store.registers,
-        tracker: tracker(&settings)?,
+        log,
+        tracker: Arc::new(linear(&settings, &registers)?),
         forge,
         executors,
         policies: Arc::clone(live) as Arc<dyn Policies>,
         clock: Arc::new(SystemClock),
+        registers,
     })
 }
 
@@ -242,14 +244,13 @@ pub fn gate(
     }))
 }
 
-/// Linear, for the engine.
-fn tracker(settings: &Settings) -> anyhow::Result<Arc<dyn Tracker>> {
-    Ok(Arc::new(linear(settings)?))
-}
-
-/// Linear, by the token that the settings name.
-pub fn linear(settings: &Settings) -> anyhow::Result<linear::client::Client> {
-    let Some(auth) = linear_auth(settings) else {
+/// Linear, by the token that the settings name; one that is minted is shared in
+/// the registers.
+pub fn linear(
+    settings: &Settings,
+    registers: &Arc<dyn Registers>,
+) -> anyhow::Result<linear::client::Client> {
+    let Some(auth) = linear_auth(settings, registers) else {
         return Err(Missing {
             what: "LINEAR_API_TOKEN",
             remedy: "give a token of the app, or LINEAR_CLIENT_ID and LINEAR_CLIENT_SECRET, or \
@@ -264,51 +265,44 @@ pub fn linear(settings: &Settings) -> anyhow::Result<linear::client::Client> {
     })
 }
 
-fn linear_auth(settings: &Settings) -> Option<Auth> {
+fn linear_auth(settings: &Settings, registers: &Arc<dyn Registers>) -> Option<Auth> {
     let linear = &settings.linear;
-    if let Some(token) = &linear.api_token {
-        return Some(Auth::Token(token.0.clone()));
-    }
-    if let Some(client) = &linear.client {
-        return Some(Auth::Client {
+    match (&linear.api_token, &linear.client) {
+        (None, Some(client)) => Some(Auth::Client(App {
             oauth_url: linear.oauth_url.clone(),
             id: client.id.clone(),
             secret: client.secret.0.clone(),
-        });
+            registers: Arc::clone(registers),
+        })),
+        (Some(_), _) | (None, None) => Some(Auth::Token(token(settings, Some(linear.token()?)))),
     }
-    let token = linear.workspaces.values().find_map(|it| it.token.clone())?;
-    Some(Auth::Token(token.0))
 }
 
 /// GitHub. Without a token every call is refused, with the remedy.
 pub fn forge(settings: &Settings) -> anyhow::Result<github::Client> {
-    let token = settings
-        .github
-        .token
-        .as_ref()
-        .map_or_else(|| SecretString::from(""), |it| it.0.clone());
     github::Client::new(github::Options {
         api_url: settings.github.api_url.clone(),
-        token,
+        token: token(settings, settings.github.token.as_ref()),
         clock: Arc::new(SystemClock),
     })
 }
 
 /// Codegen, where it is configured.
 pub fn codegen(settings: &Settings) -> anyhow::Result<Option<codegen::Client>> {
-    let Some(settings) = &settings.codegen else {
+    let Some(codegen) = &settings.codegen else {
         return Ok(None);
     };
-    let token = settings
-        .token
-        .as_ref()
-        .map_or_else(|| SecretString::from(""), |it| it.0.clone());
     Ok(Some(codegen::Client::new(codegen::Options {
-        api_url: settings.api_url.clone(),
-        org_id: settings.org_id.clone().unwrap_or_default(),
-        token,
+        api_url: codegen.api_url.clone(),
+        org_id: codegen.org_id.clone().unwrap_or_default(),
+        token: token(settings, codegen.token.as_ref()),
         clock: Arc::new(SystemClock),
     })?))
+}
+
+/// A token that is read again when it is refused.
+fn token(settings: &Settings, secret: Option<&Secret>) -> Token {
+    Token::new(secret, &settings.vault, Arc::new(SystemClock))
 }
 
 /// The secrets that sign Linear's webhooks.

@@ -38,7 +38,7 @@ fn client(url: &str, org: &str, token: &str, clock: &Hands) -> Client {
     let options = Options {
         api_url: url.into(),
         org_id: org.into(),
-        token: token.into(),
+        token: secrecy::SecretString::from(token).into(),
         clock: Arc::new(clock.clone()),
     };
     Client::new(options).expect("a client")

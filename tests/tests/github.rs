@@ -35,7 +35,7 @@ struct Stage {
 fn client(url: &str, token: &str, clock: &Hands) -> Client {
     let options = Options {
         api_url: url.into(),
-        token: token.into(),
+        token: secrecy::SecretString::from(token).into(),
         clock: Arc::new(clock.clone()),
     };
     Client::new(options).expect("a client")

@@ -2,6 +2,7 @@
 //! GitHub and Codegen are the world's.
 
 mod claude;
+mod far;
 mod town;
 
 use std::time::Duration;

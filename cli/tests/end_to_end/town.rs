@@ -20,7 +20,7 @@ use world::stage::{Stage, WEBHOOK_SECRET};
 
 /// Nothing that is waited for takes longer, or the test has failed.
 pub(crate) const LONG: Duration = Duration::from_secs(150);
-const GLANCE: Duration = Duration::from_millis(20);
+pub(crate) const GLANCE: Duration = Duration::from_millis(20);
 const CYRUS: &str = env!("CARGO_BIN_EXE_cyrus");
 
 pub(crate) struct Town {

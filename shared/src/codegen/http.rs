@@ -1,13 +1,13 @@
 //! One request to Codegen, and what its answer means where that is the same for all.
 
 use reqwest::{Method, StatusCode};
-use secrecy::SecretString;
 use serde_json::Value;
 
 use super::REQUEST_SECONDS;
 use crate::issue::{FailureClass, Fault, REASON_BYTES_MAX, clip};
 pub(super) use crate::net::Gap;
 use crate::net::{Rest, Service, number};
+use crate::secrets::Token;
 
 /// Codegen's limits are per minute: a longer wait is not believed.
 const LIMITED_SECONDS_MAX: u32 = 600;
@@ -29,7 +29,7 @@ pub(super) struct Answer {
 }
 
 impl Http {
-    pub(super) fn new(api_url: &str, token: SecretString) -> anyhow::Result<Self> {
+    pub(super) fn new(api_url: &str, token: Token) -> anyhow::Result<Self> {
         Ok(Self(Rest::new(CODEGEN, api_url, token)?))
     }
 

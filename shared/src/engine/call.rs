@@ -64,7 +64,8 @@ impl Engine {
                 certain,
             },
             Err(fault) => {
-                warn!(issue = %issue.id, key, "could not make an effect: {fault}");
+                let task = due.effect.task().map(tracing::field::display);
+                warn!(issue = %issue.id, task, key, "could not make an effect: {fault}");
                 Input::Faulted { key, claim, fault }
             }
         }

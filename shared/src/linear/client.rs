@@ -15,8 +15,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use self::answer::Answer;
-pub use self::token::Auth;
 use self::token::Tokens;
+pub use self::token::{App, Auth};
 use crate::issue::{
     Activity, Brief, FailureClass, Fault, IssueId, LEASE_SECONDS, SessionId, Stage, TEXT_BYTES_MAX,
     clip,

@@ -417,6 +417,10 @@ impl Executor for FarRunners {
 
     async fn settle(&self, job: &Job) -> Result<Settlement, Fault> {
         let key = &job.key;
+        let known = self.read::<Over>(RESULTS, key).await.map_err(transient)?;
+        if known.is_some() {
+            return Ok(Settlement::Found(started(key, true)));
+        }
         for _ in 0..CONFLICTS_MAX {
             match self.read::<Kept>(JOBS, key).await.map_err(transient)? {
                 Some((_, Kept::Open(it))) => {
@@ -438,6 +442,7 @@ impl Executor for FarRunners {
                     }
                 }
             }
+            // Once more: it may have come and ended since.
             let known = self.read::<Over>(RESULTS, key).await.map_err(transient)?;
             return Ok(match known {
                 Some(_) => Settlement::Found(started(key, true)),

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 use shared::issue::{Activity, Brief, FailureClass, Fault, Stage};
-use shared::linear::{Auth, Viewer};
+use shared::linear::Viewer;
 use shared::ports::{PlanItem, PlanStatus, Tracker};
 use uuid::Uuid;
 use world::linear::{NewIssue, schema};
 
-use crate::{Scene, client_of, noon};
+use crate::{Scene, client_of, given, noon};
 
 /// What the core makes of an effect's key is an id like this.
 const ID: Uuid = Uuid::from_u128(0x0011_2233_4455_4677_8899_aabb_ccdd_eeff);
@@ -335,6 +335,6 @@ async fn the_viewer_is_who_the_token_belongs_to() {
 async fn a_personal_key_goes_without_bearer() {
     let scene = Scene::new().await;
     scene.linear().access.accept("lin_api_of_the_test");
-    let client = client_of(&scene.server, Auth::Token("lin_api_of_the_test".into()));
+    let client = client_of(&scene.server, given("lin_api_of_the_test"));
     client.viewer().await.expect("the key is good");
 }

@@ -6,14 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use shared::issue::{Activity, FailureClass, Fault, LEASE_SECONDS};
-use shared::linear::Auth;
 use shared::ports::Tracker;
 use uuid::Uuid;
 use world::faults::Trouble;
 use world::linear::RateLimit;
 use world::serve::Server;
 
-use crate::{Scene, TOKEN, client_of, noon};
+use crate::{Scene, TOKEN, client_of, given, noon};
 
 const ID: Uuid = Uuid::from_u128(0x0011_2233_4455_4677_8899_aabb_ccdd_eeff);
 const SAY: &str = "AgentActivityCreate";
@@ -113,7 +112,7 @@ async fn nobody_listening_is_transient() {
         .expect("a port on loopback");
     let mut gone = server;
     gone.address = address;
-    let client = client_of(&gone, Auth::Token(TOKEN.into()));
+    let client = client_of(&gone, given(TOKEN));
     let fault = client
         .read(&scene.issue.as_str().into())
         .await
@@ -135,7 +134,7 @@ async fn an_answer_that_never_comes_is_not_waited_for_longer_than_a_claim_holds(
         }
     });
     let server = Server::start(router).await.expect("a port on loopback");
-    let client = client_of(&server, Auth::Token(TOKEN.into()));
+    let client = client_of(&server, given(TOKEN));
     client.viewer().await.expect("the first answer comes");
     // From here on the connection stands, and time runs as soon as all wait.
     tokio::time::pause();

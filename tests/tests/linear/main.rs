@@ -69,7 +69,7 @@ impl Scene {
         let faults = Faults::default();
         let router = router(Arc::clone(&linear), schema, faults.clone());
         let server = Server::start(router).await.expect("a port on loopback");
-        let client = client_of(&server, Auth::Token(TOKEN.into()));
+        let client = client_of(&server, given(TOKEN));
         Self {
             linear,
             faults,
@@ -104,6 +104,11 @@ impl Scene {
             .map(|it| (it.kind().to_owned(), it.body()))
             .collect()
     }
+}
+
+/// A token that somebody gave us.
+fn given(token: &str) -> Auth {
+    Auth::Token(secrecy::SecretString::from(token).into())
 }
 
 fn client_of(server: &Server, auth: Auth) -> Client {

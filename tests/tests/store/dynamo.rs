@@ -4,28 +4,28 @@
 use std::sync::Arc;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::types::{AttributeValue, StreamSpecification, StreamViewType};
+use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
 use shared::issue::{Effect, Event, Seq};
 use shared::ports::{Append, AppendError, Figures, Log, RegisterWrite, Registers};
 use shared::store::dynamo::{APPEND_BYTES_MAX, CHUNK_BYTES, DynamoLog, ENTRIES_MAX};
-use world::dynamo::{Emulator, Proxy, canceled, create_table, refusal, table_request};
+use world::dynamo::{Emulator, Proxy, canceled, create_table, refusal};
 use world::faults::Trouble;
 
 use crate::accounts::{entry, figures, limited, with};
 use crate::registers::write;
-use crate::{append, at, event, head, in_time};
+use crate::{append, at, event, in_time};
 
 /// The log under test behind a proxy, and another one that reaches the table directly.
-struct Bed {
-    log: Arc<DynamoLog>,
-    other: Arc<DynamoLog>,
-    client: Client,
-    proxy: Proxy,
-    emulator: Emulator,
+pub(crate) struct Bed {
+    pub(crate) log: Arc<DynamoLog>,
+    pub(crate) other: Arc<DynamoLog>,
+    pub(crate) client: Client,
+    pub(crate) proxy: Proxy,
+    pub(crate) emulator: Emulator,
 }
 
-async fn bed() -> Bed {
+pub(crate) async fn bed() -> Bed {
     let emulator = Emulator::start().expect("an emulator");
     let client = emulator.client();
     create_table(&client, "cyrus").await.expect("a table");
@@ -420,101 +420,6 @@ async fn a_head_is_small() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_that_contradicts_its_log_is_parked_and_rebuilt() {
-    let bed = bed().await;
-    let log = &bed.log;
-    for issue in ["behind", "ahead", "garbled", "headless"] {
-        log.append(append(issue, 0, 2)).await.expect("append");
-        log.append(append(issue, 2, 1)).await.expect("append");
-    }
-    bed.set("behind", "seq", AttributeValue::N("2".into()))
-        .await;
-    bed.set("ahead", "seq", AttributeValue::N("9".into())).await;
-    bed.set("garbled", "head", AttributeValue::S("{".into()))
-        .await;
-    bed.remove("headless", "head").await;
-
-    for (issue, after) in [
-        ("behind", 2),
-        ("behind", 3),
-        ("ahead", 3),
-        ("headless", 3),
-        ("headless", 0),
-    ] {
-        let stuck = log.append(append(issue, after, 1)).await;
-        assert!(
-            matches!(stuck, Err(AppendError::Conflict)),
-            "{issue} after {after}: {stuck:?}"
-        );
-    }
-    // One that cannot be read hides no other.
-    let heads = log.heads(None, 10).await.expect("heads");
-    let names: Vec<&str> = heads.iter().map(|it| it.issue.0.as_str()).collect();
-    assert_eq!(names, ["behind", "ahead"]);
-
-    for issue in ["behind", "ahead", "garbled", "headless"] {
-        log.park(&issue.into(), "broken").await.expect("park");
-        let early = log.rebuild(head(issue, 2)).await;
-        assert!(
-            matches!(early, Err(AppendError::Conflict)),
-            "{issue}: {early:?}"
-        );
-        log.rebuild(head(issue, 3)).await.expect("rebuild");
-        log.append(append(issue, 3, 1)).await.expect("append");
-    }
-    assert_eq!(log.heads(None, 10).await.expect("heads").len(), 4);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_torn_log_is_not_told_as_a_whole_one() {
-    let bed = bed().await;
-    let long = "x".repeat(CHUNK_BYTES);
-    for issue in ["gap", "no part", "no end"] {
-        bed.log.append(append(issue, 0, 2)).await.expect("append");
-        let middle = Append {
-            events: vec![event(&long)],
-            ..append(issue, 2, 1)
-        };
-        bed.log.append(middle).await.expect("append");
-        if issue != "no end" {
-            bed.log.append(append(issue, 3, 1)).await.expect("append");
-        }
-    }
-    bed.remove("gap", "log#00000000000000000001").await;
-    bed.remove("no part", "log#00000000000000000003#001").await;
-    bed.remove("no end", "log#00000000000000000003#001").await;
-    for (issue, missing) in [("gap", 1), ("no part", 3), ("no end", 3)] {
-        let error = in_time(bed.log.read(&issue.into(), 0))
-            .await
-            .expect_err(issue);
-        let expected = format!("event {missing} is missing");
-        assert!(
-            format!("{error:#}").contains(&expected),
-            "{issue}: {error:#}"
-        );
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_append_that_shows_itself_bit_by_bit_is_read_whole() {
-    let bed = bed().await;
-    let long = Append {
-        events: vec![event(&"x".repeat(CHUNK_BYTES))],
-        ..append("a", 0, 1)
-    };
-    bed.log.append(long).await.expect("append");
-    let part = bed.item("a", "log#00000000000000000001#001").await;
-    bed.remove("a", "log#00000000000000000001#001").await;
-    let client = bed.client.clone();
-    bed.proxy.meanwhile("Query", 1, async move {
-        let put = client.put_item().table_name("cyrus").set_item(Some(part));
-        put.send().await.expect("put");
-    });
-    let found = in_time(bed.log.read(&"a".into(), 0)).await.expect("read");
-    assert_eq!(found.len(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_lags_behind_is_lived_with() {
     let bed = bed().await;
     for issue in 0..4 {
@@ -556,88 +461,8 @@ async fn what_is_consumed_is_counted() {
     assert_eq!(bed.log.consumed().write, written.write + 1.0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_is_not_ours_is_told_by_the_check() {
-    let bed = bed().await;
-    assert_eq!(bed.log.check().await.expect("check"), Vec::<String>::new());
-    let client = &bed.client;
-    let check = async |table: &str| {
-        let log = DynamoLog::new(client, table);
-        log.check().await.expect("check").join("\n")
-    };
-    let none = check("nothing").await;
-    assert!(none.contains("there is no table `nothing`"), "{none}");
-
-    let plain = table_request(client, "plain").expect("a request");
-    let definitions = plain
-        .get_attribute_definitions()
-        .clone()
-        .expect("definitions");
-    let keys = definitions
-        .into_iter()
-        .filter(|it| ["pk", "sk"].contains(&it.attribute_name()));
-    let plain = plain.set_attribute_definitions(Some(keys.collect()));
-    let plain = plain
-        .set_global_secondary_indexes(None)
-        .set_stream_specification(None);
-    plain.send().await.expect("a table");
-    let told = check("plain").await;
-    for what in [
-        "the index `attention` of the table `plain` is missing",
-        "the index `started` of the table `plain` is missing",
-        "the index `identifier` of the table `plain` is missing",
-        "has no stream",
-        "time to live",
-    ] {
-        assert!(told.contains(what), "{what}: {told}");
-    }
-    assert_eq!(told.lines().count(), 5, "{told}");
-
-    let crooked = table_request(client, "crooked").expect("a request");
-    let swap = |name: &str| match name {
-        "attention_at" => "identifier".to_owned(),
-        "identifier" => "attention_at".to_owned(),
-        other => other.to_owned(),
-    };
-    let mut indexes = crooked
-        .get_global_secondary_indexes()
-        .clone()
-        .expect("indexes");
-    for key in indexes.iter_mut().flat_map(|it| &mut it.key_schema) {
-        key.attribute_name = swap(&key.attribute_name);
-    }
-    let stream = StreamSpecification::builder()
-        .stream_enabled(true)
-        .stream_view_type(StreamViewType::KeysOnly)
-        .build()
-        .expect("a stream");
-    let crooked = crooked.set_global_secondary_indexes(Some(indexes));
-    crooked
-        .stream_specification(stream)
-        .send()
-        .await
-        .expect("a table");
-    let told = check("crooked").await;
-    for what in [
-        "the index `attention` of the table `crooked` has other keys",
-        "the index `identifier` of the table `crooked` has other keys",
-        "shows KEYS_ONLY, not NEW_IMAGE",
-        "time to live",
-    ] {
-        assert!(told.contains(what), "{what}: {told}");
-    }
-    assert_eq!(told.lines().count(), 4, "{told}");
-
-    drop(bed.emulator);
-    let dead = in_time(bed.log.check()).await.expect_err("nobody is there");
-    assert!(
-        format!("{dead:#}").contains("look at the table `cyrus`"),
-        "{dead:#}"
-    );
-}
-
 impl Bed {
-    async fn item(
+    pub(crate) async fn item(
         &self,
         issue: &str,
         sk: &str,
@@ -649,7 +474,7 @@ impl Bed {
     }
 
     /// Changes an attribute of a head behind everybody's back.
-    async fn set(&self, issue: &str, name: &str, value: AttributeValue) {
+    pub(crate) async fn set(&self, issue: &str, name: &str, value: AttributeValue) {
         let mut item = self.item(issue, "head").await;
         item.insert(name.into(), value);
         let put = self
@@ -660,7 +485,7 @@ impl Bed {
         put.send().await.expect("put");
     }
 
-    async fn remove(&self, issue: &str, sk: &str) {
+    pub(crate) async fn remove(&self, issue: &str, sk: &str) {
         let delete = self.client.delete_item().table_name("cyrus");
         let delete = delete.key("pk", AttributeValue::S(format!("issue#{issue}")));
         let answer = delete.key("sk", AttributeValue::S(sk.into())).send().await;

@@ -8,9 +8,10 @@ use std::process::{Command, Stdio};
 use futures_util::future::join_all;
 use futures_util::poll;
 use shared::issue::{IssueId, Seq};
-use shared::ports::{AppendError, Log};
+use shared::ports::{Append, AppendError, Log};
 use shared::store::sqlite::SqliteLog;
 
+use crate::accounts::{figures, limited};
 use crate::{append, head, in_time};
 
 /// Names the store that a child of the crash test writes to.
@@ -36,6 +37,35 @@ async fn a_file_is_as_it_was_when_it_is_opened_again() {
     drop(log);
     // Closed properly, all of it is in one file.
     assert!(!folder.path().join("deep/cyrus.db-wal").exists());
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_schema_is_brought_up_to_date() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("cyrus.db");
+    let log = SqliteLog::open(&path).expect("a new store");
+    log.append(append("a", 0, 2)).await.expect("append");
+    drop(log);
+    // As the first release left it.
+    let old = rusqlite::Connection::open(&path).expect("the same file");
+    old.execute_batch("DROP TABLE accounts; DROP TABLE registers; PRAGMA user_version = 1")
+        .expect("the first schema");
+    drop(old);
+
+    let early = SqliteLog::open_read_only(&path).expect_err("it is too old to be read");
+    assert!(
+        format!("{early:#}").contains("an older version"),
+        "{early:#}"
+    );
+    let log = SqliteLog::open(&path).expect("the same store");
+    let next = Append {
+        entries: vec![limited("day", 3, 3)],
+        ..append("a", 2, 1)
+    };
+    log.append(next).await.expect("append");
+    assert_eq!(log.read(&"a".into(), 0).await.expect("read").len(), 3);
+    let day = log.accounts(&["day".into()]).await.expect("accounts");
+    assert_eq!(day, [figures(&[("usd", 3)])]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

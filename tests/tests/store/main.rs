@@ -8,6 +8,7 @@ mod dynamo;
 mod file;
 mod registers;
 mod stores;
+mod table;
 mod upkeep;
 
 use std::future::Future;

@@ -66,7 +66,7 @@ async fn moto(region: &str) -> Option<Subject> {
     let moto = MOTO.get_or_init(|| Emulator::start_moto().expect("moto starts"));
     let Some(moto) = moto else {
         let what = "moto is not installed: `cargo xtask test` does it";
-        assert!(std::env::var("CI").is_err(), "{what}");
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "{what}");
         // Not by a macro, whose words the harness would keep to itself.
         writeln!(std::io::stderr(), "SKIPPED {region}: {what}").expect("stderr");
         return None;
