@@ -111,9 +111,12 @@ async fn services(settings: &Settings, store: &Store, findings: &mut Vec<Finding
     };
     let signed = wire::linear_secrets(settings).map(|_| "LINEAR_WEBHOOK_SECRET is set".to_owned());
     found("webhooks", signed.map_err(|it| it.to_string()));
-    let linear = match wire::linear(settings, &store.registers) {
-        Ok(client) => client.viewer().await.map_err(|it| it.to_string()),
-        Err(error) => Err(error.to_string()),
+    let linear = match wire::check_linear(settings) {
+        Ok(()) => {
+            let client = wire::linear(settings, &store.registers);
+            client.viewer().await.map_err(|it| it.to_string())
+        }
+        Err(missing) => Err(missing.to_string()),
     };
     found(
         "Linear",

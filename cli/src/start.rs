@@ -59,6 +59,7 @@ impl Service {
     pub(crate) fn build(live: Arc<Live>, store: Store, env: &Env) -> anyhow::Result<Self> {
         let settings = live.settings();
         let linear_secrets = wire::linear_secrets(&settings)?;
+        wire::check_linear(&settings)?;
         if settings.github.token.is_none() {
             warn!(
                 "GITHUB_TOKEN is not set: no pull request can be opened, judged or merged (this \

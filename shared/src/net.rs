@@ -2,12 +2,13 @@
 //! body that ends, and one request to a REST service. What an answer means is
 //! each adapter's own business.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context;
 use reqwest::header::HeaderMap;
 use reqwest::redirect::Policy;
-use reqwest::{ClientBuilder, Method, Response, StatusCode, Url};
+use reqwest::{Method, Response, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -23,7 +24,7 @@ const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A service with a REST API and a bearer token.
 pub(crate) struct Rest {
     service: Service,
-    client: reqwest::Client,
+    http: Http,
     base: Url,
     token: Token,
 }
@@ -72,12 +73,9 @@ impl Rest {
             matches!(base.scheme(), "https" | "http"),
             "the address of {name}'s API, `{base}`, must begin with https://"
         );
-        let client = client("cyrus", api_url)
-            .build()
-            .with_context(|| format!("set up the client of {name}'s API"))?;
         Ok(Self {
             service,
-            client,
+            http: Http::new("cyrus", api_url),
             base,
             token,
         })
@@ -136,8 +134,8 @@ impl Rest {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let mut request = self
-            .client
+        let client = self.http.client().map_err(Gap::NotSent)?;
+        let mut request = client
             .request(method, url)
             .bearer_auth(token.expose_secret());
         for (header, value) in self.service.headers {
@@ -189,18 +187,44 @@ impl From<Gap> for Fault {
     }
 }
 
-/// The beginning of every client.
-pub(crate) fn client(user_agent: &str, target: &str) -> ClientBuilder {
-    let mut builder = reqwest::Client::builder();
-    if is_loopback(target) {
-        builder = builder.no_proxy();
+/// The client of one service, made when it is first needed: a function that only
+/// hears starts sooner without it.
+pub(crate) struct Http {
+    user_agent: &'static str,
+    /// The service is on this machine.
+    near: bool,
+    client: OnceLock<reqwest::Client>,
+}
+
+impl Http {
+    /// `target`: a URL of the service.
+    pub(crate) fn new(user_agent: &'static str, target: &str) -> Self {
+        Self {
+            user_agent,
+            near: is_loopback(target),
+            client: OnceLock::new(),
+        }
     }
-    builder
-        .user_agent(user_agent)
-        .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
-        // No service sends us elsewhere; whoever does should not get our token,
-        // and a redirected write would become a harmless-looking GET.
-        .redirect(Policy::none())
+
+    /// Fails where this machine has no TLS to offer.
+    pub(crate) fn client(&self) -> Result<&reqwest::Client, String> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let mut builder = reqwest::Client::builder();
+        if self.near {
+            builder = builder.no_proxy();
+        }
+        let client = builder
+            .user_agent(self.user_agent)
+            .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
+            // No service sends us elsewhere; whoever does should not get our token,
+            // and a redirected write would become a harmless-looking GET.
+            .redirect(Policy::none())
+            .build()
+            .map_err(chain)?;
+        Ok(self.client.get_or_init(|| client))
+    }
 }
 
 /// Does a URL lead to this machine? No proxy stands between it and itself.

@@ -1,7 +1,7 @@
 //! One invocation of a function that acts or looks. What woke it carries no
 //! data but ids: lost, doubled or reordered, it does no harm.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::SignedDuration;
@@ -14,6 +14,7 @@ use crate::config::Live;
 use crate::engine::{Engine, Parked, Rest, Work};
 use crate::issue::{IssueId, LEASE_SECONDS, Time};
 use crate::stats;
+use crate::store::dynamo::Wake;
 
 /// Drives of issues at the same time in one invocation.
 const DRIVES_AT_ONCE: usize = 16;
@@ -33,10 +34,14 @@ const SKIPPED_TOLD_MAX: usize = 1;
 /// would stand in the way of everything behind it.
 pub async fn on_stream(engine: &Arc<Engine>, event: &Value, deadline: Time) -> Value {
     let mut records: BTreeMap<IssueId, Vec<&str>> = BTreeMap::new();
+    let mut looks = BTreeSet::new();
     let mut skipped = 0;
     for record in event["Records"].as_array().into_iter().flatten() {
-        match issue_of(record) {
-            Some((issue, number)) => records.entry(issue).or_default().push(number),
+        let number = record["dynamodb"]["SequenceNumber"].as_str();
+        match number.zip(Wake::read(record)) {
+            Some((number, Wake::Act(issue))) => records.entry(issue).or_default().push(number),
+            // Nothing is lost with a hint: the schedule looks too.
+            Some((_, Wake::Look(issue))) => drop(looks.insert(issue)),
             None => {
                 skipped += 1;
                 metrics::counter!(stats::RECORDS_SKIPPED).increment(1);
@@ -51,8 +56,15 @@ pub async fn on_stream(engine: &Arc<Engine>, event: &Value, deadline: Time) -> V
         metrics::counter!(stats::RECORDS_SKIPPED).increment(1);
         error!("skipped an event that is no batch of the stream");
     }
+    let until = deadline - LAST_CALLS;
+    let looks: Vec<IssueId> = looks.into_iter().collect();
+    let seen = engine.look_at(&looks, until).await;
+    let seen = seen.unwrap_or_else(|error| {
+        error!("could not look at what the stream named: {error:#}");
+        Vec::new()
+    });
     let named = records.keys().cloned().map(Job::Act);
-    let unrest = drive(engine, named, deadline - LAST_CALLS).await;
+    let unrest = drive(engine, seen.into_iter().map(Job::Drive).chain(named), until).await;
     let again: Vec<Value> = unrest
         .iter()
         .filter_map(|issue| records.get(issue))
@@ -60,14 +72,6 @@ pub async fn on_stream(engine: &Arc<Engine>, event: &Value, deadline: Time) -> V
         .map(|number| json!({ "itemIdentifier": number }))
         .collect();
     json!({ "batchItemFailures": again })
-}
-
-/// The issue that a record is about, and the record's number in its shard.
-fn issue_of(record: &Value) -> Option<(IssueId, &str)> {
-    let change = record.get("dynamodb")?;
-    let issue = change["Keys"]["pk"]["S"].as_str()?.strip_prefix("issue#")?;
-    let number = change["SequenceNumber"].as_str()?;
-    (!issue.is_empty()).then(|| (issue.into(), number))
 }
 
 /// A tick of the schedule: looks at what runs and drives what has moved, again

@@ -4,10 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+#[cfg(feature = "sqlite")]
 use anyhow::Context as _;
+use anyhow::bail;
 use aws_config::BehaviorVersion;
 use secrecy::SecretString;
-use tracing::{error, warn};
+use tracing::warn;
 
 use crate::config::{self, Configuration, Env, Live, Secret, Settings, StorePlace};
 use crate::engine::Engine;
@@ -61,19 +63,15 @@ impl<S: Log + Registers + 'static> From<Arc<S>> for Store {
 }
 
 /// Opens the store that the settings name.
+#[cfg(feature = "sqlite")]
 pub async fn open(place: &StorePlace) -> anyhow::Result<Store> {
     match place {
-        #[cfg(feature = "sqlite")]
         StorePlace::Sqlite(path) => {
             if let Some(folder) = path.parent() {
                 std::fs::create_dir_all(folder)
                     .with_context(|| format!("make {}", folder.display()))?;
             }
             Ok(Arc::new(crate::store::sqlite::SqliteLog::open(path)?).into())
-        }
-        #[cfg(not(feature = "sqlite"))]
-        StorePlace::Sqlite(_) => {
-            anyhow::bail!("CYRUS_STORE must be dynamodb:TABLE in a Lambda function")
         }
         StorePlace::Dynamodb(name) => Ok(Arc::new(table(name).await).into()),
     }
@@ -134,7 +132,7 @@ pub fn hands(
     let Store { log, registers } = store;
     Ok(Hands {
         log,
-        tracker: Arc::new(linear(&settings, &registers)?),
+        tracker: Arc::new(linear(&settings, &registers)),
         forge,
         executors,
         policies: Arc::clone(live) as Arc<dyn Policies>,
@@ -144,13 +142,17 @@ pub fn hands(
 }
 
 /// What the functions that act and look work with, from their variables.
-pub async fn function_engine() -> anyhow::Result<Arc<Engine>> {
-    Ok(function().await?.engine)
-}
-
-/// What the function that looks works with, and the settings.
-pub async fn function_live() -> anyhow::Result<(Arc<Live>, Arc<Engine>)> {
+pub async fn function_engine() -> anyhow::Result<(Arc<Live>, Arc<Engine>)> {
     let Function { live, engine, .. } = function().await?;
+    let settings = live.settings();
+    check_linear(&settings)?;
+    if settings.github.token.is_none() {
+        return Err(Missing {
+            what: "GITHUB_TOKEN",
+            remedy: "without it no pull request can be opened, judged or merged",
+        }
+        .into());
+    }
     Ok((live, engine))
 }
 
@@ -160,22 +162,18 @@ pub async fn function_doors() -> anyhow::Result<Arc<Doors>> {
         live,
         engine,
         runners,
+        table,
     } = function().await?;
     let settings = live.settings();
-    let look: Look = {
-        let engine = Arc::clone(&engine);
-        Box::new(move |issue| {
-            let engine = Arc::clone(&engine);
-            Box::pin(async move {
-                // It only writes down what it sees; to make what follows from
-                // that, the stream wakes the orchestrator.
-                let until = engine.hands().clock.now();
-                if let Err(error) = engine.look_at(std::slice::from_ref(&issue), until).await {
-                    error!(%issue, "could not look at the issue, the poller will: {error:#}");
-                }
-            })
+    let look: Look = Box::new(move |issue| {
+        let table = Arc::clone(&table);
+        Box::pin(async move {
+            // Looking takes rights and time that only the others have.
+            if let Err(error) = table.hint(&issue, SystemClock.now()).await {
+                warn!(%issue, "could not have the issue looked at, the poller will: {error:#}");
+            }
         })
-    };
+    });
     Ok(Arc::new(Doors {
         // An invocation costs while it waits.
         runners: runners.and_then(|it| gate(&settings, it, look, Duration::ZERO)),
@@ -193,6 +191,7 @@ struct Function {
     live: Arc<Live>,
     engine: Arc<Engine>,
     runners: Option<Arc<FarRunners>>,
+    table: Arc<DynamoLog>,
 }
 
 async fn function() -> anyhow::Result<Function> {
@@ -200,7 +199,11 @@ async fn function() -> anyhow::Result<Function> {
     // Nothing is kept there, but whoever names no home has none in a function.
     let home = env.get("CYRUS_HOME").is_none().then(std::env::temp_dir);
     let home = home.as_deref();
-    let store = open(&config::place_of_store(&env, home)?).await?;
+    let StorePlace::Dynamodb(name) = config::place_of_store(&env, home)? else {
+        bail!("CYRUS_STORE must be dynamodb:TABLE in a Lambda function");
+    };
+    let table = Arc::new(table(&name).await);
+    let store = Store::from(Arc::clone(&table));
     let (live, warnings) = live(&env, home, None, &store).await?;
     for warning in warnings {
         warn!("{warning}");
@@ -214,6 +217,7 @@ async fn function() -> anyhow::Result<Function> {
         live,
         engine,
         runners,
+        table,
     })
 }
 
@@ -245,37 +249,36 @@ pub fn gate(
 }
 
 /// Linear, by the token that the settings name; one that is minted is shared in
-/// the registers.
-pub fn linear(
-    settings: &Settings,
-    registers: &Arc<dyn Registers>,
-) -> anyhow::Result<linear::client::Client> {
-    let Some(auth) = linear_auth(settings, registers) else {
-        return Err(Missing {
-            what: "LINEAR_API_TOKEN",
-            remedy: "give a token of the app, or LINEAR_CLIENT_ID and LINEAR_CLIENT_SECRET, or \
-                     linearWorkspaces in config.json",
-        }
-        .into());
+/// the registers. Without either every call is refused.
+pub fn linear(settings: &Settings, registers: &Arc<dyn Registers>) -> linear::client::Client {
+    let linear = &settings.linear;
+    let auth = match (&linear.api_token, &linear.client) {
+        (None, Some(client)) => Auth::Client(App {
+            oauth_url: linear.oauth_url.clone(),
+            id: client.id.clone(),
+            secret: client.secret.0.clone(),
+            registers: Arc::clone(registers),
+        }),
+        (Some(_), _) | (None, None) => Auth::Token(token(settings, linear.token())),
     };
     linear::client::Client::new(linear::client::Options {
-        api_url: settings.linear.api_url.clone(),
+        api_url: linear.api_url.clone(),
         auth,
         clock: Arc::new(SystemClock),
     })
 }
 
-fn linear_auth(settings: &Settings, registers: &Arc<dyn Registers>) -> Option<Auth> {
+/// Whoever acts needs a way to speak to Linear.
+pub fn check_linear(settings: &Settings) -> Result<(), Missing> {
     let linear = &settings.linear;
-    match (&linear.api_token, &linear.client) {
-        (None, Some(client)) => Some(Auth::Client(App {
-            oauth_url: linear.oauth_url.clone(),
-            id: client.id.clone(),
-            secret: client.secret.0.clone(),
-            registers: Arc::clone(registers),
-        })),
-        (Some(_), _) | (None, None) => Some(Auth::Token(token(settings, Some(linear.token()?)))),
+    if linear.token().is_some() || linear.client.is_some() {
+        return Ok(());
     }
+    Err(Missing {
+        what: "LINEAR_API_TOKEN",
+        remedy: "give a token of the app, or LINEAR_CLIENT_ID and LINEAR_CLIENT_SECRET, or \
+                 linearWorkspaces in config.json",
+    })
 }
 
 /// GitHub. Without a token every call is refused, with the remedy.

@@ -8,7 +8,7 @@ use shared::{serverless, wire};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let telemetry = &Telemetry::start()?;
-    let (live, engine) = &wire::function_live().await?;
+    let (live, engine) = &wire::function_engine().await?;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {
         let deadline = wire::moment(event.context.deadline());
         let looked = serverless::on_schedule(engine, live, deadline).await;

@@ -21,7 +21,7 @@ use crate::issue::{
     Activity, Brief, FailureClass, Fault, IssueId, LEASE_SECONDS, SessionId, Stage, TEXT_BYTES_MAX,
     clip,
 };
-use crate::net;
+use crate::net::Http;
 use crate::ports::{Clock, PlanItem, PlanStatus, Tracker};
 use crate::stats;
 
@@ -45,7 +45,7 @@ pub struct Options {
 
 /// A connection to one Linear workspace. Share it: it holds the token.
 pub struct Client {
-    http: reqwest::Client,
+    http: Arc<Http>,
     api_url: String,
     tokens: Tokens,
     clock: Arc<dyn Clock>,
@@ -120,20 +120,21 @@ impl Tracker for Client {
 
 impl Client {
     /// A client that has not spoken to Linear yet.
-    pub fn new(options: Options) -> anyhow::Result<Self> {
+    pub fn new(options: Options) -> Self {
         let Options {
             api_url,
             auth,
             clock,
         } = options;
-        let http = net::client(concat!("cyrus/", env!("CARGO_PKG_VERSION")), &api_url).build()?;
-        let tokens = Tokens::new(auth, http.clone(), Arc::clone(&clock));
-        Ok(Self {
+        let http = Http::new(concat!("cyrus/", env!("CARGO_PKG_VERSION")), &api_url);
+        let http = Arc::new(http);
+        let tokens = Tokens::new(auth, Arc::clone(&http), Arc::clone(&clock));
+        Self {
             http,
             api_url,
             tokens,
             clock,
-        })
+        }
     }
 
     /// Whom our token belongs to.
@@ -193,8 +194,8 @@ impl Client {
     async fn send(&self, token: &token::Token, name: &str, body: &Value) -> Result<Answer, Fault> {
         let header: HeaderValue = token.header()?;
         metrics::counter!(stats::LINEAR_CALLS).increment(1);
-        let reply = self
-            .http
+        let client = self.http.client().map_err(|why| Fault::Transient { why })?;
+        let reply = client
             .post(&self.api_url)
             .header(AUTHORIZATION, header)
             .json(body)

@@ -16,6 +16,7 @@ mod check;
 mod index;
 mod item;
 mod registers;
+mod wake;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -29,6 +30,7 @@ pub use self::append::{APPEND_BYTES_MAX, CHUNK_BYTES, ENTRIES_MAX};
 pub use self::call::{CALL_SECONDS_MAX, Consumed};
 use self::call::{Meter, Tries, sent};
 use self::item::{ISSUE, Item, Key, Torn};
+pub use self::wake::Wake;
 use crate::issue::{IssueId, Record, Seq, Time};
 use crate::ports::{Append, AppendError, Attention, Figures, Head, Log, Place};
 

@@ -118,5 +118,4 @@ fn client_of(server: &Server, auth: Auth) -> Client {
         auth,
         clock: Arc::new(Stopped(noon())),
     })
-    .expect("a client")
 }

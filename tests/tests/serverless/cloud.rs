@@ -67,7 +67,7 @@ pub(crate) struct Cloud {
     pub(crate) orchestrator: Function,
     pub(crate) poller: Function,
     pub(crate) http: reqwest::Client,
-    /// Of the functions.
+    /// Of the functions, each of which gets its part of them.
     pub(crate) variables: BTreeMap<String, String>,
     setting: Setting,
     url: Server,
@@ -118,15 +118,7 @@ impl Cloud {
         ] {
             variables.insert(name.into(), value);
         }
-        let function = |name: &str, timeout| {
-            Function::new(Spec {
-                name: name.into(),
-                program: functions().join(name),
-                variables: variables.clone(),
-                timeout,
-                environments_max: ENVIRONMENTS_MAX,
-            })
-        };
+        let function = |name, timeout| function(name, timeout, &variables);
         let webhook = function("webhook", setting.webhook_timeout);
         Self {
             url: Server::start(router(webhook.clone(), setting.door, setting.seed))
@@ -150,13 +142,7 @@ impl Cloud {
     pub(crate) async fn lose(&mut self, variable: &str) {
         let mut variables = self.variables.clone();
         variables.remove(variable);
-        self.webhook = Function::new(Spec {
-            name: "webhook".into(),
-            program: functions().join("webhook"),
-            variables,
-            timeout: self.setting.webhook_timeout,
-            environments_max: ENVIRONMENTS_MAX,
-        });
+        self.webhook = function("webhook", self.setting.webhook_timeout, &variables);
         let door = router(self.webhook.clone(), self.setting.door, self.setting.seed);
         self.url = Server::start(door).await.expect("a door");
     }
@@ -417,6 +403,19 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, ask: imp
     };
     let answer = tokio::time::timeout(LONG, wait).await;
     answer.unwrap_or_else(|_| panic!("{what}: not within {LONG:?}"))
+}
+
+/// One of the three, with those of the variables that the template gives it.
+fn function(name: &str, timeout: Duration, variables: &BTreeMap<String, String>) -> Function {
+    let mut variables = variables.clone();
+    variables.retain(|variable, _| template::gives(name, variable));
+    Function::new(Spec {
+        name: name.into(),
+        program: functions().join(name),
+        variables,
+        timeout,
+        environments_max: ENVIRONMENTS_MAX,
+    })
 }
 
 /// The folder of the functions' binaries.

@@ -45,6 +45,14 @@ fn number<N: std::str::FromStr>(resource: &'static str, key: &str) -> N {
         .unwrap_or_else(|| panic!("`{key}` is `{text}`"))
 }
 
+/// Whether a function gets a variable. Addresses are the test's own affair: the
+/// services stand on this machine.
+pub(crate) fn gives(function: &str, variable: &str) -> bool {
+    let line = format!("\n          {variable}: ");
+    let address = variable.starts_with("AWS_") || variable.ends_with("_URL");
+    address || resource(function).contains(&line)
+}
+
 /// How long a function may take.
 pub(crate) fn timeout(function: &str) -> Duration {
     Duration::from_secs(number(resource(function), "Timeout"))

@@ -22,10 +22,10 @@ const BETWEEN_KILLS_MS: std::ops::Range<u64> = 300..1_500;
 /// The stream at its worst, but for what is lost.
 const STORM: Weather = Weather {
     lost: 0,
-    late: 200,
-    twice: 300,
-    at_once: 300,
-    foreign: 300,
+    late: 300,
+    twice: 700,
+    at_once: 700,
+    foreign: 1000,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,9 +37,11 @@ async fn records_late_twice_at_once_and_foreign_change_nothing() {
         ..Setting::default()
     };
     let cloud = Cloud::begin(setting, script).await;
-    let (first, session) = cloud.hand_over(planned_issue()).await;
+    let (first, one) = cloud.hand_over(planned_issue()).await;
+    let (second, two) = cloud.hand_over(planned_issue()).await;
     cloud.until_done(&first).await;
-    cloud.assert_once(&[&session], 1).await;
+    cloud.until_done(&second).await;
+    cloud.assert_once(&[&one, &two], 2).await;
     let told = cloud.pump().told();
     assert!(
         told.foreign > 0 && told.at_once + told.twice > 0,

@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
 use shared::issue::{Effect, Event, Seq};
 use shared::ports::{Append, AppendError, Figures, Log, RegisterWrite, Registers};
-use shared::store::dynamo::{APPEND_BYTES_MAX, CHUNK_BYTES, DynamoLog, ENTRIES_MAX};
+use shared::store::dynamo::{APPEND_BYTES_MAX, CHUNK_BYTES, DynamoLog, ENTRIES_MAX, Wake};
 use world::dynamo::{Emulator, Proxy, canceled, create_table, refusal};
 use world::faults::Trouble;
 
@@ -399,6 +399,27 @@ async fn a_batch_wakes_others_where_it_leaves_them_work() {
         let head = bed.item(issue, "head").await;
         assert!(!head.contains_key("wake"), "{issue}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hint_wakes_others_and_is_gone_in_its_time() {
+    let bed = bed().await;
+    bed.log.hint(&"a".into(), at(5)).await.expect("a hint");
+    let key = |it: &str| AttributeValue::S(it.into());
+    let get = bed.client.get_item().table_name("cyrus");
+    let get = get
+        .key("pk", key("hint#a"))
+        .key("sk", key(&format!("{:.9}", at(5))));
+    let hint = get.send().await.expect("an answer").item.expect("a hint");
+    assert_eq!(hint["wake"], key("look"));
+    let expires = (at(5).as_second() + 3600).to_string();
+    assert_eq!(hint["expires_at"], AttributeValue::N(expires));
+    let record = |pk: &str| json!({ "dynamodb": { "Keys": { "pk": { "S": pk } } } });
+    let wakes = ["hint#a", "issue#b#c", "hint#", "issue#", "shelf#breakers"]
+        .map(|pk| Wake::read(&record(pk)));
+    let expected = [Some(Wake::Look("a".into())), Some(Wake::Act("b#c".into()))];
+    assert_eq!(wakes[..2], expected);
+    assert_eq!(wakes[2..], [None, None, None]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

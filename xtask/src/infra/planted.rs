@@ -44,7 +44,7 @@ pub(super) const ERRORS: &[Planted] = &[
     planted("no-bisect", "            BisectBatchOnFunctionError: true\n", "", By::Rule("the_stream_cannot_be_blocked")),
     planted("retries-without-end", "            MaximumRetryAttempts: 3\n", "", By::Rule("the_stream_cannot_be_blocked")),
     planted("no-partial-failures", "            FunctionResponseTypes: [ReportBatchItemFailures]\n", "", By::Rule("the_stream_cannot_be_blocked")),
-    planted("every-record-wakes", r#""wake":{"S":["act"]}"#, r#""pk":{"S":[{"exists":true}]}"#, By::Rule("the_stream_cannot_be_blocked")),
+    planted("every-record-wakes", r#""wake":{"S":["act","look"]}"#, r#""pk":{"S":[{"exists":true}]}"#, By::Rule("the_stream_cannot_be_blocked")),
     planted("wildcard-action", "Action: sqs:SendMessage\n", "Action: sqs:SendMessage*\n", By::Rule("policies_name_actions_and_resources")),
     planted("wildcard-resource", "Resource: !GetAtt Table.StreamArn", r#"Resource: "*""#, By::Rule("policies_name_actions_and_resources")),
     planted("wildcard-index", "/index/identifier", "/index/*", By::Rule("policies_name_actions_and_resources")),

@@ -21,6 +21,7 @@ use tracing::warn;
 
 use super::answer::{self, blot};
 use crate::issue::{FailureClass, Fault, REASON_BYTES_MAX, Time, clip};
+use crate::net::Http;
 use crate::ports::{AppendError, Clock, Register, RegisterWrite, Registers};
 use crate::secrets;
 
@@ -68,7 +69,7 @@ pub struct App {
 /// The token of the moment.
 pub(super) struct Tokens {
     auth: Auth,
-    http: reqwest::Client,
+    http: Arc<Http>,
     clock: Arc<dyn Clock>,
     /// Held while one is minted, so that this process takes one turn at a time.
     minted: Mutex<Option<Token>>,
@@ -92,7 +93,7 @@ struct Refusal {
 }
 
 impl Tokens {
-    pub(super) fn new(auth: Auth, http: reqwest::Client, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(auth: Auth, http: Arc<Http>, clock: Arc<dyn Clock>) -> Self {
         Self {
             auth,
             http,
@@ -220,7 +221,8 @@ impl Tokens {
             ("client_id", id),
             ("client_secret", secret.expose_secret()),
         ];
-        let reply = self.http.post(url).form(&form).send().await;
+        let client = self.http.client().map_err(|why| Fault::Transient { why })?;
+        let reply = client.post(url).form(&form).send().await;
         let reply = reply.map_err(|error| answer::broken("token", error))?;
         let status = reply.status();
         let retry_after_seconds = answer::retry_after(reply.headers(), self.clock.now());

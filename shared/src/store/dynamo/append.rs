@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::DynamoLog;
 use super::call::{Miss, Tries, again, told};
 use super::item::{self, Item, Key};
+use super::wake;
 use crate::issue::{IssueId, leaves_work};
 use crate::ports::{Append, AppendError, Entry, Head};
 
@@ -29,8 +30,6 @@ pub const APPEND_BYTES_MAX: usize = 10 * CHUNK_BYTES;
 /// events are in it too.
 pub const ENTRIES_MAX: usize = 80;
 
-/// What a batch carries that leaves work for others: the stream is filtered by it.
-const WAKE: &str = "act";
 /// Who signs a head that was rebuilt.
 const REBUILT: &str = "rebuilt";
 /// Why a transaction was canceled, item by item.
@@ -326,7 +325,7 @@ fn batch_item(append: &Append, sign: &str, parts: usize) -> Item {
     put("append", item::text(sign));
     put("parts", item::number(parts));
     if leaves_work(&append.events) {
-        put("wake", item::text(WAKE));
+        wake::mark(&mut item);
     }
     item
 }
