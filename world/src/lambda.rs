@@ -57,6 +57,7 @@ struct Deployed {
     at_work: AtomicUsize,
     started: AtomicUsize,
     invoked: AtomicUsize,
+    inits: Mutex<Vec<Duration>>,
     lines: Lines,
 }
 
@@ -102,6 +103,7 @@ impl Function {
             at_work: AtomicUsize::new(0),
             started: AtomicUsize::new(0),
             invoked: AtomicUsize::new(0),
+            inits: Mutex::default(),
             lines: Lines::default(),
         }))
     }
@@ -190,7 +192,10 @@ impl Function {
             )
         })?;
         match timeout(INIT_MAX, environment.ready()).await {
-            Ok(Ok(())) => Ok(environment),
+            Ok(Ok(())) => {
+                lock(&self.0.inits).push(environment.begun.elapsed());
+                Ok(environment)
+            }
             Ok(Err(Some(error))) => Err(failed_by_itself(&error)),
             Ok(Err(None)) => {
                 let how = environment.how_it_ended().await;
@@ -246,6 +251,18 @@ impl Function {
     /// Invocations so far.
     pub fn invoked(&self) -> usize {
         self.0.invoked.load(Ordering::Relaxed)
+    }
+
+    /// How long its processes took from their start to asking for an event.
+    pub fn inits(&self) -> Vec<Duration> {
+        lock(&self.0.inits).clone()
+    }
+
+    /// The most memory that one of its idle processes has had so far, in bytes.
+    pub fn memory_peak(&self) -> u64 {
+        let idle = lock(&self.0.idle);
+        let peaks = idle.iter().map(|it| environment::memory_peak(it.pid));
+        peaks.max().unwrap_or_default()
     }
 
     /// What it has printed so far, on stdout and stderr.

@@ -3,6 +3,7 @@
 
 mod guards;
 mod infra;
+mod package;
 mod tools;
 
 use std::env;
@@ -28,6 +29,8 @@ enum Chore {
     Guards,
     /// Judges template.yaml, and plants errors into it to see that they are noticed
     Infra,
+    /// Builds the functions as they are deployed, and sees that none is too large
+    Package,
     /// Measures something
     Bench {
         #[command(subcommand)]
@@ -43,6 +46,8 @@ enum Bench {
     Overhead,
     /// What an issue costs in capacity units of DynamoDB, per task and in all
     Units,
+    /// How soon the functions start, beside the least that one can be, and their memory
+    Functions,
 }
 
 fn main() -> ExitCode {
@@ -50,41 +55,9 @@ fn main() -> ExitCode {
     let done = House::find().and_then(|house| match arguments.chore {
         Chore::Test => test(&house),
         Chore::Guards => guards::check(&house),
-        Chore::Infra => infra::check(&house).map(|outcome| {
-            if let Outcome::Skipped(why) = outcome {
-                println!("xtask: SKIPPED: {why}");
-            }
-        }),
-        Chore::Bench {
-            what: Bench::Overhead,
-        } => house.run(
-            "cargo",
-            &[
-                "bench",
-                "--package",
-                "cyrus",
-                "--bench",
-                "overhead",
-                "--profile",
-                "dev",
-            ],
-        ),
-        Chore::Bench { what: Bench::Units } => house.run(
-            "cargo",
-            &[
-                "bench",
-                "--package",
-                "tests",
-                "--bench",
-                "units",
-                "--profile",
-                "dev",
-            ],
-        ),
-        Chore::Bench { what: Bench::Store } => house.run(
-            "cargo",
-            &["bench", "--package", "tests", "--bench", "store"],
-        ),
+        Chore::Infra => infra::check(&house).map(tell),
+        Chore::Package => package::check(&house).map(tell),
+        Chore::Bench { what } => bench(&house, &what),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -93,6 +66,24 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn tell(outcome: Outcome) {
+    if let Outcome::Skipped(why) = outcome {
+        println!("xtask: SKIPPED: {why}");
+    }
+}
+
+fn bench(house: &House, what: &Bench) -> Result<()> {
+    let (package, name, profile) = match what {
+        Bench::Store => ("tests", "store", "bench"),
+        // These wait for others most of the time.
+        Bench::Overhead => ("cyrus", "overhead", "dev"),
+        Bench::Units => ("tests", "units", "dev"),
+        Bench::Functions => ("tests", "functions", "dev"),
+    };
+    let bench = ["bench", "--package", package, "--bench", name];
+    house.run("cargo", &[&bench[..], &["--profile", profile]].concat())
 }
 
 fn test(house: &House) -> Result<()> {
@@ -106,7 +97,7 @@ fn test(house: &House) -> Result<()> {
         "-D",
         "warnings",
     ];
-    let steps: [(&str, &dyn Fn() -> Result<Outcome>); 8] = [
+    let steps: [(&str, &dyn Fn() -> Result<Outcome>); 9] = [
         ("format", &|| {
             house.check("cargo", &["fmt", "--all", "--check"])
         }),
@@ -116,6 +107,7 @@ fn test(house: &House) -> Result<()> {
         ("dependencies", &|| tools::deny(house)),
         ("advisories", &|| tools::advisories(house)),
         ("template", &|| infra::check(house)),
+        ("functions", &|| package::check(house)),
         ("tests", &|| {
             house.check("cargo", &["test", "--workspace", "--locked"])
         }),

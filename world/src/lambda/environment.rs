@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Lines, Spec, lock};
@@ -42,6 +43,7 @@ pub(super) struct Order {
 /// A process with its Runtime API; it ends when dropped.
 pub(super) struct Environment {
     pub(super) pid: Pid,
+    pub(super) begun: Instant,
     child: Child,
     desk: Arc<Desk>,
     orders: mpsc::UnboundedSender<Order>,
@@ -78,7 +80,9 @@ impl Environment {
             pid: Mutex::default(),
         });
         let api = Server::start(runtime_api(Arc::clone(&desk))).await?;
-        let mut child = command(spec, &api.address.to_string())
+        let mut command = command(spec, &api.address.to_string());
+        let begun = Instant::now();
+        let mut child = command
             .spawn()
             .with_context(|| format!("start {}", spec.program.display()))?;
         let pid = child.id().and_then(|it| i32::try_from(it).ok());
@@ -88,6 +92,7 @@ impl Environment {
         read(child.stderr.take(), lines);
         Ok(Self {
             pid,
+            begun,
             child,
             desk,
             orders,
@@ -145,6 +150,15 @@ impl Environment {
 /// Kills a process of ours, whatever it does just now.
 pub(super) fn kill(pid: Pid) -> bool {
     kill_process(pid, Signal::KILL).is_ok()
+}
+
+/// The most memory that a process has had, in bytes; 0 for one that is gone.
+pub(super) fn memory_peak(pid: Pid) -> u64 {
+    let status = format!("/proc/{}/status", pid.as_raw_nonzero());
+    let status = std::fs::read_to_string(status).unwrap_or_default();
+    let peak = status.lines().find_map(|it| it.strip_prefix("VmHWM:"));
+    let kilobytes = peak.and_then(|it| it.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kilobytes.unwrap_or_default() * 1024
 }
 
 fn command(spec: &Spec, api: &str) -> Command {
