@@ -23,6 +23,9 @@ use crate::template;
 
 pub(crate) const TABLE: &str = "cyrus";
 const API_TOKEN: &str = "token-of-the-test";
+const RUNNER_TOKEN: &str = "token-of-the-runners";
+/// A lease of a runner lasts three of these.
+const HEARTBEAT_SECONDS: f64 = 5.0;
 /// Nothing that is waited for takes longer, or the test has failed. Two leases,
 /// the looks for a doubtful start, and a slow machine.
 const LONG: Duration = Duration::from_secs(300);
@@ -108,11 +111,12 @@ impl Cloud {
         let ours = ["LINEAR_", "GITHUB_", "CODEGEN_"];
         let mut variables = stage.variables(Path::new("/nonexistent"));
         variables.retain(|name, _| ours.iter().any(|it| name.starts_with(it)));
-        let config = stage.config(setting.strategy, "auto");
+        let config = config(&stage, setting.strategy);
         for (name, value) in [
             ("CYRUS_STORE", format!("dynamodb:{TABLE}")),
             ("CYRUS_CONFIG_JSON", config.to_string()),
             ("CYRUS_API_TOKEN", API_TOKEN.into()),
+            ("CYRUS_RUNNER_TOKEN", RUNNER_TOKEN.into()),
             ("AWS_ENDPOINT_URL_DYNAMODB", proxy.url()),
             ("RUST_LOG", "info".into()),
         ] {
@@ -138,13 +142,15 @@ impl Cloud {
         }
     }
 
-    /// The function that hears lacks a variable.
-    pub(crate) async fn lose(&mut self, variable: &str) {
+    /// One of the functions, deployed anew with a variable that says something
+    /// else, or is not there.
+    pub(crate) fn with(&self, name: &str, variable: &str, value: Option<&str>) -> Function {
         let mut variables = self.variables.clone();
         variables.remove(variable);
-        self.webhook = function("webhook", self.setting.webhook_timeout, &variables);
-        let door = router(self.webhook.clone(), self.setting.door, self.setting.seed);
-        self.url = Server::start(door).await.expect("a door");
+        if let Some(value) = value {
+            variables.insert(variable.into(), value.into());
+        }
+        function(name, template::timeout(name), &variables)
     }
 
     /// From now on the stream wakes the orchestrator, and the schedule the poller.
@@ -167,8 +173,16 @@ impl Cloud {
             seed,
         );
         let pump = pump.await.expect("a stream");
-        let schedules = (0..schedules).map(|_| Schedule::start(self.poller.clone(), TICK));
-        self.wakes = Some((pump, schedules.collect()));
+        self.wakes = Some((pump, Vec::new()));
+        for _ in 0..schedules {
+            self.schedule();
+        }
+    }
+
+    /// One more copy of the schedule.
+    pub(crate) fn schedule(&mut self) {
+        let (_, schedules) = self.wakes.as_mut().expect("it is awake");
+        schedules.push(Schedule::start(self.poller.clone(), TICK));
     }
 
     /// Nobody is woken any more; what is under way comes to its end.
@@ -275,37 +289,45 @@ impl Cloud {
             .check()
             .expect("one merge per pull request, at the commit named");
         assert_eq!(github.lock().merges().len(), issues * TASKS.len());
-        assert_eq!(
-            self.stage.codegen.lock().runs().len(),
-            issues * (TASKS.len() + 1)
-        );
-        {
-            let linear = self.stage.linear();
-            for session in sessions {
-                let said = &linear.session(session).expect("the session").activities;
-                let last = said
-                    .iter()
-                    .filter(|it| matches!(it.kind(), "response" | "error"))
-                    .count();
-                assert_eq!(last, 1, "{said:#?}");
-                assert_eq!(
-                    said.last().map(|it| it.kind()),
-                    Some("response"),
-                    "{said:#?}"
-                );
-            }
+        // In the cloud it plans too.
+        let plans = usize::from(self.setting.strategy == "cloud-only");
+        let runs = self.stage.codegen.lock().runs().len();
+        assert_eq!(runs, issues * (TASKS.len() + plans));
+        for session in sessions {
+            self.assert_last_word(session);
         }
         for task in TASKS {
-            let file = self
-                .stage
-                .remote()
-                .file(world::stage::BASE, &format!("cloud/{task}.txt"));
-            assert_eq!(
-                file.expect("git answers").as_deref(),
-                Some("done\n"),
-                "{task}"
-            );
+            let file = self.merged_file(&format!("cloud/{task}.txt"));
+            assert_eq!(file.as_deref(), Some("done\n"), "{task}");
         }
+    }
+
+    /// One last word was said, and nothing after it.
+    pub(crate) fn assert_last_word(&self, session: &str) {
+        let linear = self.stage.linear();
+        let said = &linear.session(session).expect("the session").activities;
+        let mut last = said.iter().map(|it| it.kind());
+        assert_eq!(last.next_back(), Some("response"), "{said:#?}");
+        assert!(
+            !last.any(|it| matches!(it, "response" | "error")),
+            "{said:#?}"
+        );
+    }
+
+    /// A file on the base branch of the repository.
+    pub(crate) fn merged_file(&self, path: &str) -> Option<String> {
+        let file = self.stage.remote().file(world::stage::BASE, path);
+        file.expect("git answers")
+    }
+
+    /// What a team would write into `config.json`.
+    pub(crate) fn config(&self) -> Value {
+        config(&self.stage, self.setting.strategy)
+    }
+
+    /// A folder of this test's own.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Runs the command with the table as its store.
@@ -405,6 +427,12 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, ask: imp
     answer.unwrap_or_else(|_| panic!("{what}: not within {LONG:?}"))
 }
 
+fn config(stage: &Stage, strategy: &str) -> Value {
+    let mut config = stage.config(strategy, "auto");
+    config["runner"] = json!({ "heartbeatSeconds": HEARTBEAT_SECONDS, "concurrency": 2 });
+    config
+}
+
 /// One of the three, with those of the variables that the template gives it.
 fn function(name: &str, timeout: Duration, variables: &BTreeMap<String, String>) -> Function {
     let mut variables = variables.clone();
@@ -425,7 +453,7 @@ fn functions() -> &'static Path {
     BUILT.get_or_init(|| cargo_build(&["webhook", "orchestrator", "poller"]))
 }
 
-fn cyrus() -> PathBuf {
+pub(crate) fn cyrus() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| cargo_build(&["cyrus"])).join("cyrus")
 }

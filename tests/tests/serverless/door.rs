@@ -169,15 +169,24 @@ async fn what_the_table_does_not_take_is_not_acknowledged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing_is_named_at_the_start() {
-    let mut cloud = Cloud::build(Setting::default(), script).await;
-    cloud.lose("LINEAR_WEBHOOK_SECRET").await;
-    assert_eq!(cloud.post("/linear-webhook", odd_body(), &[]).await, 502);
-    let lines = || async {
-        let lines = cloud.webhook.lines();
-        lines
-            .iter()
-            .any(|it| it.contains("LINEAR_WEBHOOK_SECRET"))
-            .then_some(())
-    };
-    until("it is named", lines).await;
+    let cloud = Cloud::build(Setting::default(), script).await;
+    let mut cases = vec![("webhook", "LINEAR_WEBHOOK_SECRET", None)];
+    for name in ["webhook", "orchestrator", "poller"] {
+        // A store that only one machine could have is none here.
+        cases.extend([None, Some("sqlite:/tmp/cyrus.db")].map(|it| (name, "CYRUS_STORE", it)));
+    }
+    for name in ["orchestrator", "poller"] {
+        cases.extend(["GITHUB_TOKEN", "LINEAR_API_TOKEN"].map(|it| (name, it, None)));
+    }
+    for (name, variable, value) in cases {
+        let function = cloud.with(name, variable, value);
+        // What the event holds is never looked at.
+        let error = function.invoke(&json!({})).await.expect_err("it fails");
+        assert_eq!(error.kind(), "Runtime.ExitError", "{name} {variable}");
+        let named = || async {
+            let lines = function.lines();
+            lines.iter().any(|it| it.contains(variable)).then_some(())
+        };
+        until(&format!("{name} names {variable}"), named).await;
+    }
 }

@@ -3,9 +3,12 @@
 //! source, a schedule. Time is real, so a claim whose holder was killed costs
 //! its lease; tests that do that are few, and run side by side.
 
+mod axe;
 mod cloud;
 mod door;
 mod emulator;
+mod hybrid;
+mod machine;
 mod story;
 mod template;
 mod trouble;
