@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use runner::{agent_env, check_repository, find_program, git_env};
 use serde::Serialize;
-use shared::config::{Env, Settings, StorePlace};
+use shared::config::{self, Env, Settings, StorePlace};
 use shared::issue::{Repository, Strategy};
+use shared::ports::{Clock as _, Registers as _};
 use shared::store::memory::MemoryLog;
-use shared::wire::{self, Store};
+use shared::wire::{self, Store, SystemClock};
 
 use crate::{Common, EXIT_FAILED, reach};
 
@@ -82,7 +83,13 @@ async fn store(place: &StorePlace, findings: &mut Vec<Finding>) -> Store {
             let table = Arc::new(wire::table(name).await);
             match table.check().await {
                 Ok(wrong) if wrong.is_empty() => found(true, format!("the table {name}")),
-                Ok(wrong) => wrong.into_iter().for_each(|it| found(false, it)),
+                Ok(wrong) => {
+                    wrong.into_iter().for_each(|it| found(false, it));
+                    let now = SystemClock.now();
+                    if table.list(config::SHELF, now).await.is_err() {
+                        return Arc::new(MemoryLog::default()).into();
+                    }
+                }
                 Err(error) => {
                     found(false, format!("{error:#}"));
                     return Arc::new(MemoryLog::default()).into();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use world::codegen::{Deed, Order, Part};
+use world::dynamo::Emulator;
 use world::faults::Trouble;
 use world::linear::{NewIssue, sign};
 use world::stage::WEBHOOK_SECRET;
@@ -484,4 +485,28 @@ fn wrong_usage_and_wrong_configuration_end_with_2() {
         code == Some(2) && text.contains("LINEAR_WEBHOOK_SECRET"),
         "{text}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_not_there_is_found_by_the_doctor() {
+    let mut town = Town::new("local-only", "auto", cloud).await;
+    let emulator = Emulator::start().expect("an emulator");
+    for (name, value) in [
+        ("CYRUS_STORE", "dynamodb:elsewhere"),
+        ("AWS_ENDPOINT_URL_DYNAMODB", &emulator.url()),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+    ] {
+        town.variables.insert(name.into(), value.into());
+    }
+    let doctor = town.cyrus(&["doctor"]);
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert_eq!(doctor.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("BAD  store: there is no table `elsewhere`"),
+        "{said}"
+    );
+    // All else is looked at.
+    assert!(said.contains("ok   Linear"), "{said}");
 }
