@@ -17,7 +17,7 @@ use world::lambda::{Door, Function, Schedule, Spec, router};
 use world::linear::{Delivery, NewIssue, schema};
 use world::serve::Server;
 use world::stage::{Stage, WEBHOOK_SECRET};
-use world::stream::{Pump, Weather};
+use world::stream::{Mapping, Pump, Weather};
 
 use crate::template;
 
@@ -48,6 +48,8 @@ pub(crate) struct Setting {
     pub(crate) webhook_timeout: Duration,
     /// Copies of the schedule.
     pub(crate) schedules: usize,
+    /// How the orchestrator hangs on the stream.
+    pub(crate) mapping: Mapping,
 }
 
 impl Default for Setting {
@@ -59,6 +61,7 @@ impl Default for Setting {
             seed: 1,
             webhook_timeout: template::timeout("webhook"),
             schedules: 1,
+            mapping: template::mapping(),
         }
     }
 }
@@ -159,19 +162,13 @@ impl Cloud {
             weather,
             seed,
             schedules,
+            ref mapping,
             ..
         } = self.setting;
         let orchestrator = self.orchestrator.clone();
         // Past the proxy, whose troubles are the functions'.
         let url = self.emulator.url();
-        let pump = Pump::start(
-            &url,
-            TABLE,
-            orchestrator,
-            template::mapping(),
-            weather,
-            seed,
-        );
+        let pump = Pump::start(&url, TABLE, orchestrator, mapping.clone(), weather, seed);
         let pump = pump.await.expect("a stream");
         self.wakes = Some((pump, Vec::new()));
         for _ in 0..schedules {

@@ -3,9 +3,10 @@
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::Value;
-use world::stream::Weather;
+use world::stream::{Mapping, Weather};
 
 use crate::cloud::{Cloud, Setting, TABLE, planned_issue, script, until};
+use crate::template::mapping;
 
 /// The stream at its worst, but for what is lost.
 pub(crate) const STORM: Weather = Weather {
@@ -39,10 +40,50 @@ async fn records_late_twice_at_once_and_foreign_change_nothing() {
         told.dead.is_empty(),
         "nothing stands in the way of anything: {told:?}"
     );
-    let skipped = cloud.orchestrator.lines();
-    assert!(
-        skipped.iter().any(|it| it.contains("skipped a record")),
-        "it says what it cannot read"
+    let lines = cloud.orchestrator.lines();
+    for said in ["skipped a record", "\"RecordsSkipped\":"] {
+        assert!(lines.iter().any(|it| it.contains(said)), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_always_fails_is_a_dead_letter_and_in_nobodys_way() {
+    // All records go one way, so that each has to pass the one that fails.
+    let mapping = Mapping {
+        lanes: 1,
+        ..mapping()
+    };
+    let setting = Setting {
+        mapping,
+        ..Setting::default()
+    };
+    let mut cloud = Cloud::build(setting, script).await;
+    // An issue whose log a later version has written.
+    let text = |it: &str| AttributeValue::S(it.to_owned());
+    let one = || AttributeValue::N("1".into());
+    let put = cloud.table().put_item().table_name(TABLE);
+    let put = put
+        .item("pk", text("issue#of-another-version"))
+        .item("sk", text("log#00000000000000000001"))
+        .item("wake", text("act"))
+        .item("at", text("2026-01-01T00:00:00Z"))
+        .item("n", one())
+        .item("parts", one())
+        .item("events", text(r#"[{"Dreamt":{"of":"electric sheep"}}]"#));
+    put.send().await.expect("written");
+    let (identifier, session) = cloud.hand_over(planned_issue()).await;
+    cloud.wake_up().await;
+    cloud.until_done(&identifier).await;
+    cloud.assert_once(&[&session], 1).await;
+    let told = cloud.pump().told();
+    assert_eq!(told.dead.len(), 1, "{told:?}");
+    let letter = &told.dead[0];
+    let keys = &letter.records[0]["dynamodb"]["Keys"];
+    assert_eq!(keys["pk"]["S"], "issue#of-another-version");
+    assert_eq!(
+        letter.invocations as usize,
+        told.retries + 1,
+        "nothing else was tried again"
     );
 }
 
