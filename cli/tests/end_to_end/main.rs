@@ -1,6 +1,7 @@
 //! End to end: the real binary, a real git repository, real processes; Linear,
 //! GitHub and Codegen are the world's.
 
+mod carry;
 mod claude;
 mod far;
 mod town;
