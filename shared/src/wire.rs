@@ -1,20 +1,20 @@
 //! Settings in, hands out: the only place where adapters are chosen.
 
+mod function;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 #[cfg(feature = "sqlite")]
 use anyhow::Context as _;
-use anyhow::bail;
 use aws_config::BehaviorVersion;
 use secrecy::SecretString;
-use tracing::warn;
 
-use crate::config::{self, Configuration, Env, Live, Secret, Settings, StorePlace};
-use crate::engine::Engine;
+#[cfg(feature = "sqlite")]
+use crate::config::StorePlace;
+use crate::config::{Configuration, Env, Live, Secret, Settings};
 use crate::guard::Guarded;
-use crate::http::Doors;
 use crate::issue::Time;
 use crate::linear::client::{App, Auth};
 use crate::ports::{Clock, Executor, Forge, Hands, Log, Policies, Registers};
@@ -22,6 +22,8 @@ use crate::runner::{FarRunners, Gate, Look};
 use crate::secrets::Token;
 use crate::store::dynamo::DynamoLog;
 use crate::{codegen, github, linear};
+
+pub use self::function::Function;
 
 /// The system's clock; the only one there is.
 #[derive(Debug)]
@@ -138,86 +140,6 @@ pub fn hands(
         policies: Arc::clone(live) as Arc<dyn Policies>,
         clock: Arc::new(SystemClock),
         registers,
-    })
-}
-
-/// What the functions that act and look work with, from their variables.
-pub async fn function_engine() -> anyhow::Result<(Arc<Live>, Arc<Engine>)> {
-    let Function { live, engine, .. } = function().await?;
-    let settings = live.settings();
-    check_linear(&settings)?;
-    if settings.github.token.is_none() {
-        return Err(Missing {
-            what: "GITHUB_TOKEN",
-            remedy: "without it no pull request can be opened, judged or merged",
-        }
-        .into());
-    }
-    Ok((live, engine))
-}
-
-/// What the function that hears works with.
-pub async fn function_doors() -> anyhow::Result<Arc<Doors>> {
-    let Function {
-        live,
-        engine,
-        runners,
-        table,
-    } = function().await?;
-    let settings = live.settings();
-    let look: Look = Box::new(move |issue| {
-        let table = Arc::clone(&table);
-        Box::pin(async move {
-            // Looking takes rights and time that only the others have.
-            if let Err(error) = table.hint(&issue, SystemClock.now()).await {
-                warn!(%issue, "could not have the issue looked at, the poller will: {error:#}");
-            }
-        })
-    });
-    Ok(Arc::new(Doors {
-        // An invocation costs while it waits.
-        runners: runners.and_then(|it| gate(&settings, it, look, Duration::ZERO)),
-        engine,
-        // The table's stream wakes the orchestrator.
-        wake: Box::new(|_| ()),
-        linear_secrets: linear_secrets(&settings)?,
-        api_token: settings.api_token.as_ref().map(|it| it.0.clone()),
-        live,
-    }))
-}
-
-/// What all functions have.
-struct Function {
-    live: Arc<Live>,
-    engine: Arc<Engine>,
-    runners: Option<Arc<FarRunners>>,
-    table: Arc<DynamoLog>,
-}
-
-async fn function() -> anyhow::Result<Function> {
-    let env = Env::from_process();
-    // Nothing is kept there, but whoever names no home has none in a function.
-    let home = env.get("CYRUS_HOME").is_none().then(std::env::temp_dir);
-    let home = home.as_deref();
-    let StorePlace::Dynamodb(name) = config::place_of_store(&env, home)? else {
-        bail!("CYRUS_STORE must be dynamodb:TABLE in a Lambda function");
-    };
-    let table = Arc::new(table(&name).await);
-    let store = Store::from(Arc::clone(&table));
-    let (live, warnings) = live(&env, home, None, &store).await?;
-    for warning in warnings {
-        warn!("{warning}");
-    }
-    let settings = live.settings();
-    let forge = Arc::new(forge(&settings)?);
-    let runners = runners(&settings, &store);
-    let local = runners.clone().map(|it| it as Arc<dyn Executor>);
-    let engine = Arc::new(Engine::new(hands(&live, store, forge, local)?));
-    Ok(Function {
-        live,
-        engine,
-        runners,
-        table,
     })
 }
 

@@ -42,9 +42,9 @@ const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "a process that slept through its claim does nothing",
-        file: "shared/src/engine.rs",
-        with: "claim.is_none_or(|it| self.hands.clock.now() >= it.until)",
-        without: "claim.is_none()",
+        file: "shared/src/engine/call.rs",
+        with: "if first && left.is_none_or(|it| it <= 0) {",
+        without: "if first && left.is_none() {",
     },
     Guard {
         name: "a session is taken in once",
@@ -79,14 +79,14 @@ const GUARDS: &[Guard] = &[
     Guard {
         name: "what a cancelled issue may have begun is only looked for",
         file: "shared/src/issue/evolve.rs",
-        with: "                owed.withdrawn = true;",
-        without: "",
+        with: "            | Effect::Say { .. } => true,\n        };",
+        without: "            | Effect::Say { .. } => false,\n        };",
     },
     Guard {
         name: "what may have begun is not dropped by a cancellation",
         file: "shared/src/issue/evolve.rs",
-        with: "                owed.withdrawn = true;\n                if untouched(owed) {",
-        without: "                owed.withdrawn = true;\n                if true {",
+        with: "Effect::Start { .. } | Effect::Merge { .. } => {\n                if untouched(owed) {",
+        without: "Effect::Start { .. } | Effect::Merge { .. } => {\n                if true {",
     },
     Guard {
         name: "a cancelled issue's merge is not made again",
@@ -102,7 +102,7 @@ const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "an effect has one id, however often it is tried",
-        file: "shared/src/engine.rs",
+        file: "shared/src/engine/call.rs",
         with: "format!(\"{id}:{born}:{key}\")",
         without: "format!(\"{id}:{born}:{key}:{:?}\", std::time::Instant::now())",
     },
@@ -183,4 +183,18 @@ fn simulate(tree: &Path) -> Result<bool> {
         String::from_utf8_lossy(&built.stderr)
     );
     Ok(cargo(&[])?.status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_guard_stands_where_it_is_said_to_stand() {
+        for guard in GUARDS {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+            let text = fs::read_to_string(format!("{path}/{}", guard.file)).expect("the file");
+            assert_eq!(text.matches(guard.with).count(), 1, "{}", guard.name);
+        }
+    }
 }

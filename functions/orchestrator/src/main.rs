@@ -2,14 +2,16 @@
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::Value;
+use shared::serverless;
 use shared::telemetry::Telemetry;
-use shared::{serverless, wire};
+use shared::wire::{self, Function};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let telemetry = &Telemetry::start()?;
-    let (_, engine) = &wire::function_engine().await?;
+    let function = &Function::that_acts().await?;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {
+        let (_, engine) = function.engine().await?;
         let deadline = wire::moment(event.context.deadline());
         let answer = serverless::on_stream(engine, &event.payload, deadline).await;
         telemetry.flush();

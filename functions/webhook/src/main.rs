@@ -1,11 +1,11 @@
 //! Hears: Linear's webhooks, runners and the API, behind a function URL or an HTTP API.
 
 use shared::telemetry::Telemetry;
-use shared::{http, wire};
+use shared::wire::Function;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
     let telemetry = Telemetry::start()?;
-    let router = http::router(wire::function_doors().await?);
+    let router = Function::that_hears().await?;
     lambda_http::run(telemetry.flushing(router)).await
 }

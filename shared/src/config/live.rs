@@ -15,6 +15,7 @@ use tracing::error;
 
 use super::kept::{self, Kept, Mark};
 use super::keys::{self, Entry};
+use super::secret::Secrets;
 use super::sources::{KEPT_PLACE, Origin};
 use super::{ConfigError, Env, Loaded, Problem, Settings, Sources};
 use crate::issue::{Brief, Policy};
@@ -135,12 +136,15 @@ impl Configuration {
         Ok(self.sources().await?.0.settle()?)
     }
 
-    /// Settings with all their secrets, and what their author should know.
-    async fn make(&self) -> anyhow::Result<(InForce, Vec<String>)> {
-        let (mut sources, mark) = self.sources().await?;
+    /// Settings with all their secrets, of which some are known, and what their
+    /// author should know.
+    async fn make(&self, kept: Kept, known: Secrets) -> anyhow::Result<(InForce, Vec<String>)> {
+        let (mut sources, mark) = self.found(kept)?;
+        sources.secrets = known;
         let mut loaded = sources.settle()?;
         if !loaded.absent.is_empty() {
-            sources.secrets = self.vault.look_up(&loaded.absent).await?;
+            let found = self.vault.look_up(&loaded.absent).await?;
+            sources.secrets.0.extend(found.0);
             loaded = sources.settle()?;
         }
         let settings = Arc::new(loaded.settings);
@@ -153,7 +157,14 @@ impl Configuration {
     }
 
     async fn sources(&self) -> anyhow::Result<(Sources, Mark)> {
-        let kept = Kept::read(self.registers.as_ref(), self.clock.now()).await?;
+        self.found(self.kept().await?)
+    }
+
+    async fn kept(&self) -> anyhow::Result<Kept> {
+        Kept::read(self.registers.as_ref(), self.clock.now()).await
+    }
+
+    fn found(&self, kept: Kept) -> anyhow::Result<(Sources, Mark)> {
         let (home, config) = (self.home.as_deref(), self.config.as_deref());
         let mut sources = Sources::find(&self.env, home, config, &kept)?;
         sources.vault = Arc::clone(&self.vault);
@@ -164,7 +175,17 @@ impl Configuration {
 impl Live {
     /// Loads the settings, with all secrets, and what their author should know.
     pub async fn load(configuration: Configuration) -> anyhow::Result<(Self, Vec<String>)> {
-        let (in_force, warnings) = configuration.make().await?;
+        let kept = configuration.kept().await?;
+        Self::of(configuration, kept).await
+    }
+
+    /// The same, as if nothing were kept in the store; [`Live::renew`] asks it.
+    pub async fn begin(configuration: Configuration) -> anyhow::Result<(Self, Vec<String>)> {
+        Self::of(configuration, Kept::default()).await
+    }
+
+    async fn of(configuration: Configuration, kept: Kept) -> anyhow::Result<(Self, Vec<String>)> {
+        let (in_force, warnings) = configuration.make(kept, Secrets::default()).await?;
         let live = Self {
             configuration,
             now: RwLock::new(Arc::new(in_force)),
@@ -199,18 +220,25 @@ impl Live {
         Ok(in_force.sources.entries(&in_force.settings))
     }
 
-    /// Takes up what has changed in the store.
-    async fn renew(&self) -> anyhow::Result<()> {
+    /// Takes up what has changed in the store, and returns what its author should
+    /// know; `None`: nothing has changed.
+    pub async fn renew(&self) -> anyhow::Result<Option<Vec<String>>> {
         let _one = self.renewing.lock().await;
         let Configuration {
             registers, clock, ..
         } = &self.configuration;
         let (_, mark) = kept::read_set(registers.as_ref(), clock.now()).await?;
-        if self.in_force().mark != mark {
-            let (in_force, _) = self.configuration.make().await?;
-            *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(in_force);
+        let before = self.in_force();
+        if before.mark == mark {
+            return Ok(None);
         }
-        Ok(())
+        let (kept, known) = (
+            self.configuration.kept().await?,
+            before.sources.secrets.clone(),
+        );
+        let (in_force, warnings) = self.configuration.make(kept, known).await?;
+        *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(in_force);
+        Ok(Some(warnings))
     }
 
     fn in_force(&self) -> Arc<InForce> {

@@ -1,0 +1,148 @@
+//! What the three functions work with.
+//!
+//! At the start only what the variables say is judged, and the secrets are looked
+//! up that they name: whoever waits for a function waits for its start. The store
+//! is asked at the first event, and clients are made when they are needed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use axum::response::IntoResponse as _;
+use tokio::sync::OnceCell;
+use tower::ServiceExt as _;
+use tracing::{error, warn};
+
+use super::{Missing, Store, SystemClock};
+use super::{check_linear, configuration, forge, gate, hands, linear_secrets, runners, table};
+use crate::config::{self, Env, Live, StorePlace};
+use crate::engine::Engine;
+use crate::http::{self, Doors};
+use crate::ports::{Clock as _, Executor};
+use crate::runner::{FarRunners, Look};
+use crate::store::dynamo::DynamoLog;
+
+/// A function that has started.
+pub struct Function {
+    live: Arc<Live>,
+    table: Arc<DynamoLog>,
+    /// What whoever wrote the variables should know.
+    warnings: Vec<String>,
+    parts: OnceCell<Parts>,
+}
+
+/// What the first event has made.
+struct Parts {
+    engine: Arc<Engine>,
+    runners: Option<Arc<FarRunners>>,
+}
+
+impl Function {
+    /// One that acts or looks. Fails by the name of what is missing.
+    pub async fn that_acts() -> anyhow::Result<Self> {
+        let function = Self::start().await?;
+        let settings = function.live.settings();
+        check_linear(&settings)?;
+        if settings.github.token.is_none() {
+            return Err(Missing {
+                what: "GITHUB_TOKEN",
+                remedy: "without it no pull request can be opened, judged or merged",
+            }
+            .into());
+        }
+        Ok(function)
+    }
+
+    /// The one that hears. Fails by the name of what is missing.
+    pub async fn that_hears() -> anyhow::Result<Router> {
+        let function = Self::start().await?;
+        linear_secrets(&function.live.settings())?;
+        let hearing = Arc::new((function, OnceCell::<Router>::new()));
+        Ok(Router::new().fallback(move |request: Request<Body>| {
+            let hearing = Arc::clone(&hearing);
+            async move {
+                let (function, router) = hearing.as_ref();
+                match router.get_or_try_init(|| function.router()).await {
+                    Ok(router) => router.clone().oneshot(request).await.into_response(),
+                    Err(error) => {
+                        error!("could not begin to hear: {error:#}");
+                        let text = "the configuration cannot be read, see the log";
+                        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+                    }
+                }
+            }
+        }))
+    }
+
+    async fn start() -> anyhow::Result<Self> {
+        let env = Env::from_process();
+        // Nothing is kept there, but whoever names no home has none in a function.
+        let home = env.get("CYRUS_HOME").is_none().then(std::env::temp_dir);
+        let home = home.as_deref();
+        let StorePlace::Dynamodb(name) = config::place_of_store(&env, home)? else {
+            bail!("CYRUS_STORE must be dynamodb:TABLE in a Lambda function");
+        };
+        let table = Arc::new(table(&name).await);
+        let store = Store::from(Arc::clone(&table));
+        let (live, warnings) = Live::begin(configuration(&env, home, None, &store)).await?;
+        Ok(Self {
+            live: Arc::new(live),
+            table,
+            warnings,
+            parts: OnceCell::new(),
+        })
+    }
+
+    /// The settings and the engine.
+    pub async fn engine(&self) -> anyhow::Result<(&Live, &Arc<Engine>)> {
+        Ok((&self.live, &self.parts().await?.engine))
+    }
+
+    async fn parts(&self) -> anyhow::Result<&Parts> {
+        self.parts.get_or_try_init(|| self.make()).await
+    }
+
+    async fn make(&self) -> anyhow::Result<Parts> {
+        let renewed = self.live.renew().await?;
+        for warning in renewed.as_ref().unwrap_or(&self.warnings) {
+            warn!("{warning}");
+        }
+        let settings = self.live.settings();
+        let store = Store::from(Arc::clone(&self.table));
+        let forge = Arc::new(forge(&settings)?);
+        let runners = runners(&settings, &store);
+        let local = runners.clone().map(|it| it as Arc<dyn Executor>);
+        let engine = Arc::new(Engine::new(hands(&self.live, store, forge, local)?));
+        Ok(Parts { engine, runners })
+    }
+
+    async fn router(&self) -> anyhow::Result<Router> {
+        let Parts { engine, runners } = self.parts().await?;
+        let settings = self.live.settings();
+        let table = Arc::clone(&self.table);
+        let look: Look = Box::new(move |issue| {
+            let table = Arc::clone(&table);
+            Box::pin(async move {
+                // Looking takes rights and time that only the others have.
+                if let Err(error) = table.hint(&issue, SystemClock.now()).await {
+                    warn!(%issue, "could not have the issue looked at, the poller will: {error:#}");
+                }
+            })
+        });
+        Ok(http::router(Arc::new(Doors {
+            // An invocation costs while it waits.
+            runners: runners
+                .clone()
+                .and_then(|it| gate(&settings, it, look, Duration::ZERO)),
+            engine: Arc::clone(engine),
+            // The table's stream wakes the orchestrator.
+            wake: Box::new(|_| ()),
+            linear_secrets: linear_secrets(&settings)?,
+            api_token: settings.api_token.as_ref().map(|it| it.0.clone()),
+            live: Arc::clone(&self.live),
+        })))
+    }
+}
