@@ -15,6 +15,7 @@
 //! * [`stats`]: what events count up to; [`telemetry`]: what a function tells of itself.
 //! * [`wire`]: environment in, engine out. The only place where adapters are chosen.
 
+mod aws;
 pub mod carry;
 pub mod codegen;
 pub mod config;

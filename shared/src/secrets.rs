@@ -9,9 +9,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use aws_config::SdkConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_secretsmanager::error::DisplayErrorContext;
 use futures_util::future::join_all;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -20,6 +20,7 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use crate::aws;
 use crate::config::{Absent, ConfigError, Problem, Reference, Secret, Secrets};
 use crate::config::{plain, read_secret_file};
 use crate::issue::{REASON_BYTES_MAX, Time, clip};
@@ -201,7 +202,7 @@ impl Vault {
                 let timeouts = TimeoutConfig::builder()
                     .operation_timeout(Duration::from_secs(REQUEST_SECONDS_MAX))
                     .operation_attempt_timeout(Duration::from_secs(TRY_SECONDS_MAX));
-                aws_config::defaults(BehaviorVersion::latest())
+                aws::environment()
                     .retry_config(RetryConfig::standard().with_max_attempts(TRIES_MAX))
                     .timeout_config(timeouts.build())
                     .load()

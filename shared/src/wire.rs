@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime};
 
 #[cfg(feature = "sqlite")]
 use anyhow::Context as _;
-use aws_config::BehaviorVersion;
 use secrecy::SecretString;
 
 #[cfg(feature = "sqlite")]
@@ -21,7 +20,7 @@ use crate::ports::{Clock, Executor, Forge, Hands, Log, Policies, Registers};
 use crate::runner::{FarRunners, Gate, Look};
 use crate::secrets::Token;
 use crate::store::dynamo::DynamoLog;
-use crate::{codegen, github, linear};
+use crate::{aws, codegen, github, linear};
 
 pub use self::function::Function;
 
@@ -81,7 +80,7 @@ pub async fn open(place: &StorePlace) -> anyhow::Result<Store> {
 
 /// The table of that name, with the region and the rights of the environment.
 pub async fn table(name: &str) -> DynamoLog {
-    let config = aws_config::load_defaults(BehaviorVersion::latest()).await;
+    let config = aws::environment().load().await;
     DynamoLog::new(&aws_sdk_dynamodb::Client::new(&config), name)
 }
 

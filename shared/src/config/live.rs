@@ -175,17 +175,25 @@ impl Configuration {
 impl Live {
     /// Loads the settings, with all secrets, and what their author should know.
     pub async fn load(configuration: Configuration) -> anyhow::Result<(Self, Vec<String>)> {
+        Self::of(configuration, Secrets::default()).await
+    }
+
+    /// The same with what another store holds. Secrets that are known are not
+    /// looked up again.
+    pub async fn over(&self, registers: Arc<dyn Registers>) -> anyhow::Result<(Self, Vec<String>)> {
+        let configuration = Configuration {
+            registers,
+            ..self.configuration.clone()
+        };
+        Self::of(configuration, self.in_force().sources.secrets.clone()).await
+    }
+
+    async fn of(
+        configuration: Configuration,
+        known: Secrets,
+    ) -> anyhow::Result<(Self, Vec<String>)> {
         let kept = configuration.kept().await?;
-        Self::of(configuration, kept).await
-    }
-
-    /// The same, as if nothing were kept in the store; [`Live::renew`] asks it.
-    pub async fn begin(configuration: Configuration) -> anyhow::Result<(Self, Vec<String>)> {
-        Self::of(configuration, Kept::default()).await
-    }
-
-    async fn of(configuration: Configuration, kept: Kept) -> anyhow::Result<(Self, Vec<String>)> {
-        let (in_force, warnings) = configuration.make(kept, Secrets::default()).await?;
+        let (in_force, warnings) = configuration.make(kept, known).await?;
         let live = Self {
             configuration,
             now: RwLock::new(Arc::new(in_force)),
@@ -220,9 +228,8 @@ impl Live {
         Ok(in_force.sources.entries(&in_force.settings))
     }
 
-    /// Takes up what has changed in the store, and returns what its author should
-    /// know; `None`: nothing has changed.
-    pub async fn renew(&self) -> anyhow::Result<Option<Vec<String>>> {
+    /// Takes up what has changed in the store.
+    async fn renew(&self) -> anyhow::Result<()> {
         let _one = self.renewing.lock().await;
         let Configuration {
             registers, clock, ..
@@ -230,15 +237,15 @@ impl Live {
         let (_, mark) = kept::read_set(registers.as_ref(), clock.now()).await?;
         let before = self.in_force();
         if before.mark == mark {
-            return Ok(None);
+            return Ok(());
         }
         let (kept, known) = (
             self.configuration.kept().await?,
             before.sources.secrets.clone(),
         );
-        let (in_force, warnings) = self.configuration.make(kept, known).await?;
+        let (in_force, _) = self.configuration.make(kept, known).await?;
         *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(in_force);
-        Ok(Some(warnings))
+        Ok(())
     }
 
     fn in_force(&self) -> Arc<InForce> {

@@ -24,18 +24,20 @@ use crate::http::{self, Doors};
 use crate::ports::{Clock as _, Executor};
 use crate::runner::{FarRunners, Look};
 use crate::store::dynamo::DynamoLog;
+use crate::store::memory::MemoryLog;
 
 /// A function that has started.
 pub struct Function {
-    live: Arc<Live>,
-    table: Arc<DynamoLog>,
-    /// What whoever wrote the variables should know.
-    warnings: Vec<String>,
+    /// What the variables come to, whatever the store holds.
+    live: Live,
+    table: String,
     parts: OnceCell<Parts>,
 }
 
 /// What the first event has made.
 struct Parts {
+    live: Arc<Live>,
+    table: Arc<DynamoLog>,
     engine: Arc<Engine>,
     runners: Option<Arc<FarRunners>>,
 }
@@ -82,23 +84,22 @@ impl Function {
         // Nothing is kept there, but whoever names no home has none in a function.
         let home = env.get("CYRUS_HOME").is_none().then(std::env::temp_dir);
         let home = home.as_deref();
-        let StorePlace::Dynamodb(name) = config::place_of_store(&env, home)? else {
+        let StorePlace::Dynamodb(table) = config::place_of_store(&env, home)? else {
             bail!("CYRUS_STORE must be dynamodb:TABLE in a Lambda function");
         };
-        let table = Arc::new(table(&name).await);
-        let store = Store::from(Arc::clone(&table));
-        let (live, warnings) = Live::begin(configuration(&env, home, None, &store)).await?;
+        let nothing = Store::from(Arc::new(MemoryLog::default()));
+        let (live, _) = Live::load(configuration(&env, home, None, &nothing)).await?;
         Ok(Self {
-            live: Arc::new(live),
+            live,
             table,
-            warnings,
             parts: OnceCell::new(),
         })
     }
 
     /// The settings and the engine.
     pub async fn engine(&self) -> anyhow::Result<(&Live, &Arc<Engine>)> {
-        Ok((&self.live, &self.parts().await?.engine))
+        let Parts { live, engine, .. } = self.parts().await?;
+        Ok((live, engine))
     }
 
     async fn parts(&self) -> anyhow::Result<&Parts> {
@@ -106,23 +107,35 @@ impl Function {
     }
 
     async fn make(&self) -> anyhow::Result<Parts> {
-        let renewed = self.live.renew().await?;
-        for warning in renewed.as_ref().unwrap_or(&self.warnings) {
+        let table = Arc::new(table(&self.table).await);
+        let store = Store::from(Arc::clone(&table));
+        let (live, warnings) = self.live.over(Arc::clone(&store.registers)).await?;
+        for warning in warnings {
             warn!("{warning}");
         }
-        let settings = self.live.settings();
-        let store = Store::from(Arc::clone(&self.table));
+        let live = Arc::new(live);
+        let settings = live.settings();
         let forge = Arc::new(forge(&settings)?);
         let runners = runners(&settings, &store);
         let local = runners.clone().map(|it| it as Arc<dyn Executor>);
-        let engine = Arc::new(Engine::new(hands(&self.live, store, forge, local)?));
-        Ok(Parts { engine, runners })
+        let engine = Arc::new(Engine::new(hands(&live, store, forge, local)?));
+        Ok(Parts {
+            live,
+            table,
+            engine,
+            runners,
+        })
     }
 
     async fn router(&self) -> anyhow::Result<Router> {
-        let Parts { engine, runners } = self.parts().await?;
-        let settings = self.live.settings();
-        let table = Arc::clone(&self.table);
+        let Parts {
+            live,
+            table,
+            engine,
+            runners,
+        } = self.parts().await?;
+        let settings = live.settings();
+        let table = Arc::clone(table);
         let look: Look = Box::new(move |issue| {
             let table = Arc::clone(&table);
             Box::pin(async move {
@@ -142,7 +155,7 @@ impl Function {
             wake: Box::new(|_| ()),
             linear_secrets: linear_secrets(&settings)?,
             api_token: settings.api_token.as_ref().map(|it| it.0.clone()),
-            live: Arc::clone(&self.live),
+            live: Arc::clone(live),
         })))
     }
 }
