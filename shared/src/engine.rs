@@ -71,6 +71,17 @@ pub struct Looked {
     pub again_at: Option<Time>,
 }
 
+/// What a look is about.
+pub struct Survey {
+    at: Time,
+    /// The issues for which something runs.
+    pub watching: Vec<IssueId>,
+    /// The issues that owe something to the world now.
+    pub due: Vec<IssueId>,
+    /// When the next one does, if that is soon.
+    next: Option<Time>,
+}
+
 /// How far a drive came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
@@ -200,29 +211,45 @@ impl Engine {
     /// do now, and when it is worth looking again.
     /// Nothing is claimed from `until` on.
     pub async fn look(&self, until: Time) -> anyhow::Result<Looked> {
+        let survey = self.survey().await?;
+        let work = self.look_at(&survey.watching, until).await?;
+        let again_at = self.again_at(&survey);
+        Ok(Looked {
+            work,
+            due: survey.due,
+            again_at,
+        })
+    }
+
+    /// Which issues a look is about, and which have something to do by now.
+    pub async fn survey(&self) -> anyhow::Result<Survey> {
         let now = self.hands.clock.now();
         let ahead = now + SignedDuration::from_secs(LOOK_AHEAD_SECONDS);
         let attention = self.hands.log.attention(ahead, ATTENTION_MAX).await?;
         stats::looked(&attention, now);
         let watching = attention.iter().filter(|it| it.watching);
         let watching: Vec<IssueId> = watching.map(|it| it.issue.clone()).collect();
-        let work = self.look_at(&watching, until).await?;
         let (overdue, later): (Vec<_>, Vec<_>) = attention
             .into_iter()
             .filter_map(|it| Some((it.at?, it.issue)))
             .partition(|(at, _)| *at <= now);
-        let due = overdue.into_iter().map(|(_, issue)| issue).collect();
-        let cache = self.cache();
-        let paces = watching.iter().filter_map(|id| {
-            let seconds = pace::look_again_in(cache.get(id)?, now)?;
-            Some(now + SignedDuration::from_secs(seconds))
-        });
-        let again_at = later.into_iter().map(|(at, _)| at).chain(paces).min();
-        Ok(Looked {
-            work,
-            due,
-            again_at,
+        Ok(Survey {
+            at: now,
+            watching,
+            due: overdue.into_iter().map(|(_, issue)| issue).collect(),
+            next: later.into_iter().map(|(at, _)| at).min(),
         })
+    }
+
+    /// When it is worth looking again after a look at all of it; `None`: nothing
+    /// runs, and nothing is due soon.
+    pub fn again_at(&self, survey: &Survey) -> Option<Time> {
+        let cache = self.cache();
+        let paces = survey.watching.iter().filter_map(|id| {
+            let seconds = pace::look_again_in(cache.get(id)?, survey.at)?;
+            Some(survey.at + SignedDuration::from_secs(seconds))
+        });
+        survey.next.into_iter().chain(paces).min()
     }
 
     /// Asks about what runs for some issues, in bulk, and returns what is to be

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::issue::{ExecutorKind, Fault, REASON_BYTES_MAX, RunId, Sight, Time, clip};
+use crate::issue::{ExecutorKind, FailureClass, Fault, REASON_BYTES_MAX, RunId, Sight, Time, clip};
 use crate::ports::{
     AppendError, Clock, Executor, Job, RegisterWrite, Registers, Settlement, Started,
 };
@@ -176,8 +176,13 @@ impl Guarded {
         let kind = self.kind();
         let down = match fault {
             Some(Fault::Transient { why } | Fault::Ambiguous { why }) => {
-                Some(clip(why, REASON_BYTES_MAX))
+                Some((clip(why, REASON_BYTES_MAX), 1))
             }
+            // A refused token or an empty purse is no affair of one run.
+            Some(Fault::Permanent {
+                class: FailureClass::Auth | FailureClass::Quota,
+                why,
+            }) => Some((clip(why, REASON_BYTES_MAX), FAILURES_MAX)),
             Some(Fault::Busy { .. } | Fault::Permanent { .. }) | None => None,
         };
         let noted = self.change(
@@ -186,8 +191,8 @@ impl Guarded {
             |breaker: Option<Breaker>, now| match (&down, breaker) {
                 (None, None) => Turn::Keep(None),
                 (None, Some(_)) => Turn::Remove(None),
-                (Some(why), breaker) => {
-                    let breaker = failed(breaker, why.clone(), now);
+                (Some((why, weight)), breaker) => {
+                    let breaker = failed(breaker, *weight, why.clone(), now);
                     Turn::Write(breaker.clone(), Some(breaker))
                 }
             },
@@ -271,11 +276,12 @@ impl Guarded {
     }
 }
 
-fn failed(breaker: Option<Breaker>, why: String, now: Time) -> Breaker {
+/// `weight`: how many failures of the common kind it is worth.
+fn failed(breaker: Option<Breaker>, weight: u32, why: String, now: Time) -> Breaker {
     let failures = breaker
         .as_ref()
         .map_or(0, |it| it.failures)
-        .saturating_add(1);
+        .saturating_add(weight);
     let opened_for = breaker.as_ref().map_or(0, |it| it.seconds);
     let (state, seconds) = if failures >= FAILURES_MAX {
         let seconds = (opened_for * 2).clamp(OPEN_SECONDS, OPEN_SECONDS_MAX);

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{Instrument as _, error, info, warn};
 
 use crate::config::Live;
@@ -23,6 +24,8 @@ const DRIVES_AT_ONCE: usize = 16;
 const LAST_CALLS: SignedDuration = SignedDuration::from_secs(LEASE_SECONDS);
 /// How long one tick of the schedule looks, before the next one takes over.
 const LOOKING: SignedDuration = SignedDuration::from_secs(50);
+/// So much longer than a tick a look may take, to write down what it saw.
+const LOOK_GRACE: Duration = Duration::from_secs(30);
 /// A look is never repeated sooner than this.
 const PAUSE_MIN: SignedDuration = SignedDuration::from_secs(2);
 /// Records of which it is worth telling why they were skipped.
@@ -58,13 +61,11 @@ pub async fn on_stream(engine: &Arc<Engine>, event: &Value, deadline: Time) -> V
     }
     let until = deadline - LAST_CALLS;
     let looks: Vec<IssueId> = looks.into_iter().collect();
-    let seen = engine.look_at(&looks, until).await;
-    let seen = seen.unwrap_or_else(|error| {
-        error!("could not look at what the stream named: {error:#}");
-        Vec::new()
-    });
     let named = records.keys().cloned().map(Job::Act);
-    let unrest = drive(engine, seen.into_iter().map(Job::Drive).chain(named), until).await;
+    let (unrest, _) = tokio::join!(
+        drive(engine, named, until),
+        look_and_drive(engine, &looks, until)
+    );
     let again: Vec<Value> = unrest
         .iter()
         .filter_map(|issue| records.get(issue))
@@ -81,13 +82,17 @@ pub async fn on_schedule(engine: &Arc<Engine>, live: &Live, deadline: Time) -> a
     let until = (clock.now() + LOOKING).min(deadline - LAST_CALLS);
     let mut idle = true;
     loop {
-        let looked = engine.look(until).await?;
-        idle &= looked.work.is_empty() && looked.due.is_empty() && looked.again_at.is_none();
-        let seen = looked.work.into_iter().map(Job::Drive);
-        let due = looked.due.into_iter().map(Job::Act);
-        drive(engine, seen.chain(due), until).await;
+        let survey = engine.survey().await?;
+        idle &= survey.watching.is_empty() && survey.due.is_empty();
+        let due = survey.due.iter().cloned().map(Job::Act);
+        // Who is slow to answer holds up nobody for whom something is due.
+        tokio::join!(
+            drive(engine, due, until),
+            look_and_drive(engine, &survey.watching, until)
+        );
         let now = clock.now();
-        let again_at = looked.again_at.map(|at| at.max(now + PAUSE_MIN));
+        let again_at = engine.again_at(&survey).map(|at| at.max(now + PAUSE_MIN));
+        idle &= again_at.is_none();
         let Some(again_at) = again_at.filter(|at| *at < until) else {
             // Where nothing runs nothing is spent.
             if !idle && let Some(max) = live.renewed().await.costs.per_day_max {
@@ -109,6 +114,20 @@ async fn tell_spent(engine: &Engine, day_usd_max: f64) {
         }
         Err(error) => warn!("could not read what was spent today: {error:#}"),
     }
+}
+
+/// Looks at issues and drives those where something has moved. A look that does
+/// not come to its end is given up: what it has seen so far is seen again.
+async fn look_and_drive(engine: &Arc<Engine>, issues: &[IssueId], until: Time) {
+    let left = until
+        .duration_since(engine.hands().clock.now())
+        .unsigned_abs();
+    let work = match timeout(left + LOOK_GRACE, engine.look_at(issues, until)).await {
+        Ok(Ok(work)) => work,
+        Ok(Err(error)) => return error!("could not look at what runs: {error:#}"),
+        Err(_) => return error!("the look at {} issues took too long", issues.len()),
+    };
+    drive(engine, work.into_iter().map(Job::Drive), until).await;
 }
 
 /// How an issue is taken up.

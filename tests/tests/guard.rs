@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use futures_util::poll;
 use shared::guard::{Guarded, Rate};
-use shared::issue::{ExecutorKind, Fault, IssueId, RunId, Sight, TaskKind, Time};
+use shared::issue::{ExecutorKind, FailureClass, Fault, IssueId, RunId, Sight, TaskKind, Time};
 use shared::ports::{Clock, Executor, Job, Settlement, Started};
 use shared::store::memory::MemoryLog;
 
@@ -269,5 +269,23 @@ async fn failures_count_only_one_after_another() {
         scene.answer(None);
         scene.start(0).await.expect("it works");
         scene.later(60);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_token_or_an_empty_purse_is_enough_to_leave_it_alone() {
+    for class in [FailureClass::Auth, FailureClass::Quota] {
+        let scene = Scene::new();
+        scene.answer(Some(Fault::Permanent {
+            class,
+            why: "no".into(),
+        }));
+        let told = scene.start(0).await;
+        assert!(matches!(told, Err(Fault::Permanent { .. })), "{told:?}");
+        assert!(scene.refused(1).await.is_some(), "{class:?}");
+        scene.later(31);
+        scene.answer(None);
+        scene.start(1).await.expect("the probe");
+        scene.start(0).await.expect("it is well again");
     }
 }

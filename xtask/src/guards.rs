@@ -43,8 +43,8 @@ const GUARDS: &[Guard] = &[
     Guard {
         name: "a process that slept through its claim does nothing",
         file: "shared/src/engine/call.rs",
-        with: "if first && left.is_none_or(|it| it <= 0) {",
-        without: "if first && left.is_none() {",
+        with: "if went_well && left.is_some_and(|it| it >= enough) {",
+        without: "if went_well {",
     },
     Guard {
         name: "a session is taken in once",

@@ -11,9 +11,9 @@ async fn main() -> Result<(), Error> {
     let telemetry = &Telemetry::start()?;
     let function = &Function::that_acts().await?;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {
-        let (_, engine) = function.engine().await?;
+        let parts = function.parts().await?;
         let deadline = wire::moment(event.context.deadline());
-        let answer = serverless::on_stream(engine, &event.payload, deadline).await;
+        let answer = serverless::on_stream(&parts.engine, &event.payload, deadline).await;
         telemetry.flush();
         Ok::<Value, Error>(answer)
     }))

@@ -11,9 +11,9 @@ async fn main() -> Result<(), Error> {
     let telemetry = &Telemetry::start()?;
     let function = &Function::that_acts().await?;
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {
-        let (live, engine) = function.engine().await?;
+        let parts = function.parts().await?;
         let deadline = wire::moment(event.context.deadline());
-        let looked = serverless::on_schedule(engine, live, deadline).await;
+        let looked = serverless::on_schedule(&parts.engine, &parts.live, deadline).await;
         telemetry.flush();
         Ok::<(), Error>(looked?)
     }))

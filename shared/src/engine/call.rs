@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::Engine;
 use crate::issue::{
-    Briefing, Due, Effect, ExecutorKind, FailureClass, Fault, How, Input, Issue, MergeMethod,
-    Outcome, PlanWord, PullState, Seq, Task, TaskId, frame, words,
+    Briefing, Due, Effect, ExecutorKind, FailureClass, Fault, How, Input, Issue, LEASE_SECONDS,
+    MergeMethod, Outcome, PlanWord, PullState, Seq, Task, TaskId, frame, words,
 };
 use crate::ports::{
     Executor, Hands, Job, MergeAnswer, MergeAsk, PlanItem, PlanStatus, PullAsk, Settlement,
@@ -20,6 +20,9 @@ use crate::ports::{
 /// A call that follows others under claims of the same moment begins only while
 /// they hold for longer than this: longer than such a call takes.
 const LANE_CALL_SECONDS: i64 = 40;
+/// A start takes so long at the most: one that went out under a claim that has
+/// lapsed would be made by two of us.
+const START_SECONDS: i64 = LEASE_SECONDS - 5;
 
 impl Engine {
     /// Makes effects that were claimed, one after another, and says what came of
@@ -34,17 +37,21 @@ impl Engine {
             let went_well = inputs
                 .iter()
                 .all(|it| matches!(it, Input::Performed { .. }));
-            let input = if first && left.is_none_or(|it| it <= 0) {
-                // This process slept through its claim: somebody else has it by now.
-                Input::Tick
-            } else if first || (went_well && left.is_some_and(|it| it > LANE_CALL_SECONDS)) {
+            // Who slept through the claim, or would come to its end only after it,
+            // leaves the effect to somebody else.
+            let enough = match (&due.effect, due.how) {
+                _ if !first => LANE_CALL_SECONDS + 1,
+                (Effect::Start { .. }, How::Make) => START_SECONDS,
+                _ => 1,
+            };
+            let input = if went_well && left.is_some_and(|it| it >= enough) {
                 self.make_one(&issue, &due).await
             } else {
                 Input::Faulted {
                     key,
                     claim: due.claim,
                     fault: Fault::Busy {
-                        why: "what comes before it has not been made".into(),
+                        why: "there is no time for it, or what comes before it was not made".into(),
                         retry_after_seconds: Some(0),
                     },
                 }

@@ -42,7 +42,9 @@ fn pace(task: &Task, now: Time) -> Option<i64> {
                 SELDOM_SECONDS
             })
         }
-        TaskState::Running { begun: None, .. } => Some(CHECKS_SECONDS),
+        TaskState::Running {
+            begun: None, since, ..
+        } => Some(checks(*since)),
         TaskState::Seeking { since } => Some(checks(*since)),
         TaskState::Judging => Some(
             task.pull

@@ -32,7 +32,9 @@ pub(super) fn saw_run(draft: &mut Draft, id: &TaskId, run: &RunId, sight: Sight)
     let (since, begun, stopping) = (*since, *begun, *stopping);
     // What holds up its end is not over because it can be seen to work.
     if stopping.is_none() {
-        hold(draft, id, None);
+        let waits = draft.now.duration_since(since).as_secs() >= HELD_SECONDS
+            && matches!(sight, Sight::Waiting);
+        hold(draft, id, waits.then(|| words::NO_RUNNER.to_owned()));
     }
     match sight {
         // What was made a moment ago may not have reached every reader over there.

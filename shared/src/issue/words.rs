@@ -12,6 +12,9 @@ use super::{
 /// The bytes of an error in the table of the last word.
 const ERROR_BYTES_MAX: usize = 1_000;
 
+/// What holds up a run that nobody has begun.
+pub(super) const NO_RUNNER: &str = "no runner has a free place for it: start one, or wait";
+
 // ───────────────────────────── names ─────────────────────────────
 
 /// The branch of a task's run: `cyrus/eng-42/api`, with a suffix from the second

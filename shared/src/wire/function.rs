@@ -12,17 +12,18 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use axum::response::IntoResponse as _;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 use tower::ServiceExt as _;
 use tracing::{error, warn};
 
 use super::{Missing, Store, SystemClock};
 use super::{check_linear, configuration, forge, gate, hands, linear_secrets, runners, table};
-use crate::config::{self, Env, Live, StorePlace};
+use crate::config::{self, Env, Live, Settings, StorePlace};
 use crate::engine::Engine;
 use crate::http::{self, Doors};
 use crate::ports::{Clock as _, Executor};
 use crate::runner::{FarRunners, Look};
+use crate::stats::{self, WebhookRefusal};
 use crate::store::dynamo::DynamoLog;
 use crate::store::memory::MemoryLog;
 
@@ -31,14 +32,16 @@ pub struct Function {
     /// What the variables come to, whatever the store holds.
     live: Live,
     table: String,
-    parts: OnceCell<Parts>,
+    parts: Mutex<Option<Arc<Parts>>>,
 }
 
-/// What the first event has made.
-struct Parts {
-    live: Arc<Live>,
+/// What the first event has made, and the first one after a change of settings.
+pub struct Parts {
+    pub live: Arc<Live>,
+    pub engine: Arc<Engine>,
+    /// Those that all of it was made of.
+    settings: Arc<Settings>,
     table: Arc<DynamoLog>,
-    engine: Arc<Engine>,
     runners: Option<Arc<FarRunners>>,
 }
 
@@ -62,14 +65,14 @@ impl Function {
     pub async fn that_hears() -> anyhow::Result<Router> {
         let function = Self::start().await?;
         linear_secrets(&function.live.settings())?;
-        let hearing = Arc::new((function, OnceCell::<Router>::new()));
+        let function = Arc::new(function);
         Ok(Router::new().fallback(move |request: Request<Body>| {
-            let hearing = Arc::clone(&hearing);
+            let function = Arc::clone(&function);
             async move {
-                let (function, router) = hearing.as_ref();
-                match router.get_or_try_init(|| function.router()).await {
-                    Ok(router) => router.clone().oneshot(request).await.into_response(),
+                match function.router().await {
+                    Ok(router) => router.oneshot(request).await.into_response(),
                     Err(error) => {
+                        stats::refused(WebhookRefusal::NotStored);
                         error!("could not begin to hear: {error:#}");
                         let text = "the configuration cannot be read, see the log";
                         (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
@@ -92,18 +95,21 @@ impl Function {
         Ok(Self {
             live,
             table,
-            parts: OnceCell::new(),
+            parts: Mutex::default(),
         })
     }
 
-    /// The settings and the engine.
-    pub async fn engine(&self) -> anyhow::Result<(&Live, &Arc<Engine>)> {
-        let Parts { live, engine, .. } = self.parts().await?;
-        Ok((live, engine))
-    }
-
-    async fn parts(&self) -> anyhow::Result<&Parts> {
-        self.parts.get_or_try_init(|| self.make()).await
+    /// What an event is worked on with.
+    pub async fn parts(&self) -> anyhow::Result<Arc<Parts>> {
+        let mut parts = self.parts.lock().await;
+        if let Some(parts) = parts.as_ref() {
+            let settings = parts.live.renewed().await;
+            if Arc::ptr_eq(&settings, &parts.settings) {
+                return Ok(Arc::clone(parts));
+            }
+        }
+        let made = Arc::new(self.make().await?);
+        Ok(Arc::clone(parts.insert(made)))
     }
 
     async fn make(&self) -> anyhow::Result<Parts> {
@@ -121,21 +127,23 @@ impl Function {
         let engine = Arc::new(Engine::new(hands(&live, store, forge, local)?));
         Ok(Parts {
             live,
-            table,
             engine,
+            settings,
+            table,
             runners,
         })
     }
 
     async fn router(&self) -> anyhow::Result<Router> {
+        let parts = self.parts().await?;
         let Parts {
             live,
-            table,
             engine,
+            settings,
             runners,
-        } = self.parts().await?;
-        let settings = live.settings();
-        let table = Arc::clone(table);
+            ..
+        } = parts.as_ref();
+        let table = Arc::clone(&parts.table);
         let look: Look = Box::new(move |issue| {
             let table = Arc::clone(&table);
             Box::pin(async move {
@@ -149,11 +157,11 @@ impl Function {
             // An invocation costs while it waits.
             runners: runners
                 .clone()
-                .and_then(|it| gate(&settings, it, look, Duration::ZERO)),
+                .and_then(|it| gate(settings, it, look, Duration::ZERO)),
             engine: Arc::clone(engine),
             // The table's stream wakes the orchestrator.
             wake: Box::new(|_| ()),
-            linear_secrets: linear_secrets(&settings)?,
+            linear_secrets: linear_secrets(settings)?,
             api_token: settings.api_token.as_ref().map(|it| it.0.clone()),
             live: Arc::clone(live),
         })))
