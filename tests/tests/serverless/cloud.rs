@@ -436,26 +436,32 @@ fn function(name: &str, timeout: Duration, variables: &BTreeMap<String, String>)
     variables.retain(|variable, _| template::gives(name, variable));
     Function::new(Spec {
         name: name.into(),
-        program: functions().join(name),
+        program: programs().join(name),
         variables,
         timeout,
         environments_max: ENVIRONMENTS_MAX,
     })
 }
 
-/// The folder of the functions' binaries.
-fn functions() -> &'static Path {
+/// The folder of the real programs, all built when the first of them is needed:
+/// nobody shall wait for a compiler in the middle of a story.
+fn programs() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    // Apart from the command, whose features must not become theirs.
-    BUILT.get_or_init(|| cargo_build(&["webhook", "orchestrator", "poller"]))
+    BUILT.get_or_init(|| {
+        cargo_build(&["webhook", "orchestrator", "poller"]);
+        // Apart from the functions: its features must not become theirs.
+        cargo_build(&["cyrus"]);
+        // Beside the test's own program, in the folder that all programs of this build lie in.
+        let own = Path::new(env!("CARGO_BIN_EXE_scripted_function"));
+        own.parent().expect("a folder").to_owned()
+    })
 }
 
 pub(crate) fn cyrus() -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| cargo_build(&["cyrus"])).join("cyrus")
+    programs().join("cyrus")
 }
 
-fn cargo_build(packages: &[&str]) -> PathBuf {
+fn cargo_build(packages: &[&str]) {
     let mut build = Command::new(env!("CARGO"));
     build
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -467,9 +473,6 @@ fn cargo_build(packages: &[&str]) -> PathBuf {
         build.status().expect("cargo runs").success(),
         "{packages:?} can be built"
     );
-    // Beside the test's own program, in the folder that all programs of this build lie in.
-    let own = Path::new(env!("CARGO_BIN_EXE_scripted_function"));
-    own.parent().expect("a folder").to_owned()
 }
 
 /// Waits for all of them, and fails as soon as one does.

@@ -38,7 +38,7 @@ fn state(issue: &Value, task: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn some_work_in_the_cloud_and_some_on_a_machine_elsewhere() {
-    // Both build the command first, and then mostly wait for a runner that asks now and then.
+    // Both mostly wait for a runner that asks now and then.
     let mut stories = JoinSet::new();
     stories.spawn(to_merged_changes());
     stories.spawn(by_the_runners_word_alone());
