@@ -149,7 +149,6 @@ pub fn runners(settings: &Settings, store: &Store) -> Option<Arc<FarRunners>> {
         Arc::clone(&store.registers),
         Arc::new(SystemClock),
         settings.runner.heartbeat,
-        settings.public_url.clone().unwrap_or_default(),
     )))
 }
 
@@ -164,6 +163,7 @@ pub fn gate(
     Some(Arc::new(Gate {
         runners,
         token,
+        public_url: settings.public_url.clone(),
         look,
         wait_max,
     }))

@@ -20,7 +20,7 @@ use jiff::SignedDuration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::document::{Action, HeardDoc, HeartbeatDoc, JobDoc, LeaseAsk, ResultDoc};
 use super::standing::{Kept, Over, Standing, cancelled};
@@ -55,7 +55,6 @@ pub struct FarRunners {
     clock: Arc<dyn Clock>,
     lease: SignedDuration,
     /// Where runners reach us.
-    base_url: String,
     /// A job has come in.
     pub(super) arrived: Notify,
 }
@@ -90,19 +89,17 @@ enum Found {
 }
 
 impl FarRunners {
-    /// `heartbeat`: how often runners are to be heard; `base_url`: where they reach us.
+    /// `heartbeat`: how often runners are to be heard.
     pub fn new(
         registers: Arc<dyn Registers>,
         clock: Arc<dyn Clock>,
         heartbeat: std::time::Duration,
-        base_url: String,
     ) -> Self {
         let heartbeat = SignedDuration::try_from(heartbeat).unwrap_or(SignedDuration::MAX);
         Self {
             registers,
             clock,
             lease: heartbeat.saturating_mul(HEARTBEATS_PER_LEASE),
-            base_url,
             arrived: Notify::new(),
         }
     }
@@ -112,7 +109,8 @@ impl FarRunners {
     }
 
     /// Hands out the oldest jobs that suit this runner, as many as it has slots.
-    pub async fn lease(&self, ask: &LeaseAsk) -> anyhow::Result<Vec<JobDoc>> {
+    /// `here`: the URL at which it reaches us.
+    pub async fn lease(&self, ask: &LeaseAsk, here: &str) -> anyhow::Result<Vec<JobDoc>> {
         let slots = ask.slots_free.min(JOBS_PER_LEASE_MAX);
         let mut leased = Vec::new();
         if slots == 0 {
@@ -132,8 +130,15 @@ impl FarRunners {
             if leased.len() == slots {
                 break;
             }
-            if let Some(job) = self.hand_out(&key, version, &standing, &ask.runner).await? {
-                leased.push(job);
+            let hand_out = self.hand_out(&key, version, &standing, &ask.runner, here);
+            match hand_out.await {
+                Ok(job) => leased.extend(job),
+                // What was leased by now must not wait for its lease to lapse.
+                Err(error) if !leased.is_empty() => {
+                    error!(job = key, "could not hand out the job: {error:#}");
+                    break;
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(leased)
@@ -145,6 +150,7 @@ impl FarRunners {
         version: u64,
         standing: &Standing,
         runner: &str,
+        here: &str,
     ) -> anyhow::Result<Option<JobDoc>> {
         if self.read::<Over>(RESULTS, key).await?.is_some() {
             // A start that was late put it here again; it has had its run.
@@ -178,7 +184,7 @@ impl FarRunners {
             return Ok(None);
         }
         info!(issue = %job.issue, job = key, runner, fence, "leased a job to a runner");
-        let callback = format!("{}/runner/v1/jobs/{key}", self.base_url);
+        let callback = format!("{here}/runner/v1/jobs/{key}");
         let seconds = self.lease.as_secs_f64();
         let job = Job { cost_max, ..job };
         Ok(Some(JobDoc::new(&job, fence, until, seconds, callback)))

@@ -37,6 +37,8 @@ pub type Look = Box<dyn Fn(IssueId) -> BoxFuture<'static, ()> + Send + Sync>;
 pub struct Gate {
     pub runners: Arc<FarRunners>,
     pub token: SecretString,
+    /// Where runners reach us; `None`: where each of them has come in.
+    pub public_url: Option<String>,
     /// What is recorded is durable before this is called; it may fail.
     pub look: Look,
     /// How long a request may wait for a job. Nothing where waiting costs.
@@ -53,6 +55,10 @@ pub fn router(gate: Arc<Gate>) -> Router {
 }
 
 async fn lease(State(gate): State<Arc<Gate>>, request: Request) -> Response {
+    let here = match &gate.public_url {
+        Some(url) => url.clone(),
+        None => origin(request.headers()),
+    };
     let ask: LeaseAsk = match admit(&gate, request).await {
         Ok(ask) => ask,
         Err(response) => return response,
@@ -60,20 +66,20 @@ async fn lease(State(gate): State<Arc<Gate>>, request: Request) -> Response {
     if let Some(response) = nameless(&ask.runner) {
         return response;
     }
-    match wait_for_jobs(&gate, &ask).await {
+    match wait_for_jobs(&gate, &ask, &here).await {
         Ok(jobs) if jobs.is_empty() => StatusCode::NO_CONTENT.into_response(),
         Ok(jobs) => Json(Leased { jobs }).into_response(),
         Err(error) => broken(&error),
     }
 }
 
-async fn wait_for_jobs(gate: &Gate, ask: &LeaseAsk) -> anyhow::Result<Vec<JobDoc>> {
+async fn wait_for_jobs(gate: &Gate, ask: &LeaseAsk, here: &str) -> anyhow::Result<Vec<JobDoc>> {
     let wait = Duration::from_secs(ask.wait_seconds).min(gate.wait_max.min(WAIT_MAX));
     let until = Instant::now() + wait;
     loop {
         // Before looking, so that nothing arrives in between unseen.
         let arrived = gate.runners.arrived.notified();
-        let jobs = gate.runners.lease(ask).await?;
+        let jobs = gate.runners.lease(ask, here).await?;
         let now = Instant::now();
         if !jobs.is_empty() || ask.slots_free == 0 || now >= until {
             return Ok(jobs);
@@ -123,6 +129,16 @@ async fn result(
         Ok(Report::Unknown) => unknown(&id),
         Err(error) => broken(&error),
     }
+}
+
+/// Where a request has come in, as far as its headers tell; a function URL and
+/// every proxy name the scheme.
+fn origin(headers: &HeaderMap) -> String {
+    let scheme = match text(headers, "x-forwarded-proto") {
+        Some("https") => "https",
+        Some(_) | None => "http",
+    };
+    format!("{scheme}://{}", text(headers, "host").unwrap_or_default())
 }
 
 /// What a runner says, if it is one.

@@ -33,6 +33,7 @@ impl Door {
         let gate = Gate {
             runners: Arc::clone(&stage.queue),
             token: SecretString::from(TOKEN),
+            public_url: None,
             look: Box::new(move |issue| {
                 seen.lock().expect("no poison").push(issue);
                 Box::pin(std::future::ready(()))
@@ -137,6 +138,9 @@ async fn a_job_comes_and_goes_as_the_contract_says() {
     );
     assert_eq!(job["limits"], json!({ "cost_usd": 1.0, "seconds": 7200 }));
     assert_eq!(job["agent"]["program"], "claude");
+    // It is known from the request where we are.
+    let job_url = format!("{}/runner/v1/jobs/k1", door.server.url());
+    assert_eq!(job["callback"], job_url);
     assert_eq!(
         (&job["task"]["kind"], &job["fence"]),
         (&json!("builder"), &json!(1))

@@ -8,7 +8,7 @@ use shared::runner::document::{Action, JobDoc, LeaseAsk};
 use shared::runner::queue::{Heartbeat, Report};
 
 use crate::on_every_store;
-use crate::stage::{LEASE, Stage, ask, job, result};
+use crate::stage::{HERE, LEASE, Stage, ask, job, result};
 
 on_every_store! {
     a_runner_gets_the_oldest_jobs_that_it_can_do,
@@ -38,15 +38,25 @@ async fn a_runner_gets_the_oldest_jobs_that_it_can_do(stage: Stage) {
         repositories: vec!["elsewhere".into()],
         ..ask("mac-1", 5)
     };
-    assert_eq!(stage.queue.lease(&other).await.expect("an answer"), []);
+    assert_eq!(
+        stage.queue.lease(&other, HERE).await.expect("an answer"),
+        []
+    );
     let other = LeaseAsk {
         agents: vec!["codex".into()],
         ..ask("mac-1", 5)
     };
-    assert_eq!(stage.queue.lease(&other).await.expect("an answer"), []);
-    let full = stage.queue.lease(&ask("mac-1", 0)).await;
+    assert_eq!(
+        stage.queue.lease(&other, HERE).await.expect("an answer"),
+        []
+    );
+    let full = stage.queue.lease(&ask("mac-1", 0), HERE).await;
     assert_eq!(full.expect("an answer"), []);
-    let two = stage.queue.lease(&ask("mac-1", 2)).await.expect("jobs");
+    let two = stage
+        .queue
+        .lease(&ask("mac-1", 2), HERE)
+        .await
+        .expect("jobs");
     let names: Vec<&str> = two.iter().map(|it| it.job.as_str()).collect();
     assert_eq!(names, ["c", "a"]);
     let until = stage.now() + jiff::SignedDuration::from_secs(LEASE);
@@ -58,7 +68,11 @@ async fn a_runner_gets_the_oldest_jobs_that_it_can_do(stage: Stage) {
         "https://cyrus.example/runner/v1/jobs/c".into(),
     );
     assert_eq!(two[0], expected);
-    let rest = stage.queue.lease(&ask("mac-2", 5)).await.expect("jobs");
+    let rest = stage
+        .queue
+        .lease(&ask("mac-2", 5), HERE)
+        .await
+        .expect("jobs");
     assert_eq!(rest.len(), 1);
     assert_eq!(stage.lease("mac-3").await, []);
 }
@@ -69,7 +83,7 @@ async fn of_many_runners_one_gets_the_job(stage: Stage) {
         stage.start(&format!("k{round}")).await;
         let asks = (0..RUNNERS).map(|runner| {
             let queue = Arc::clone(&stage.queue);
-            tokio::spawn(async move { queue.lease(&ask(&format!("r{runner}"), 1)).await })
+            tokio::spawn(async move { queue.lease(&ask(&format!("r{runner}"), 1), HERE).await })
         });
         let mut got = 0;
         for answer in join_all(asks).await {

@@ -20,6 +20,8 @@ use world::dynamo::{Emulator, create_table};
 
 use crate::common::Hands;
 
+/// Where runners reach us.
+pub(crate) const HERE: &str = "https://cyrus.example";
 /// A lease lasts three of them.
 pub(crate) const HEARTBEAT: i64 = 30;
 pub(crate) const LEASE: i64 = 3 * HEARTBEAT;
@@ -91,7 +93,6 @@ impl Stage {
             Arc::clone(&registers) as Arc<dyn Registers>,
             Arc::new(clock.clone()),
             Duration::from_secs(HEARTBEAT.cast_unsigned()),
-            "https://cyrus.example".into(),
         );
         Self {
             queue: Arc::new(queue),
@@ -145,7 +146,10 @@ impl Stage {
     }
 
     pub(crate) async fn lease(&self, runner: &str) -> Vec<JobDoc> {
-        self.queue.lease(&ask(runner, 1)).await.expect("an answer")
+        self.queue
+            .lease(&ask(runner, 1), HERE)
+            .await
+            .expect("an answer")
     }
 
     /// The only job there is, in this runner's hands.
