@@ -26,7 +26,7 @@ use crate::issue::{
     Draft, Due, Event, ExecutorKind, Fault, Input, Issue, IssueId, LEASE_SECONDS_MAX, RunId, Seq,
     TaskId, Time, Watch, pace, words,
 };
-use crate::ports::{Append, AppendError, Executor, Hands, PullAsk, WhichPull};
+use crate::ports::{Append, AppendError, Executor, Hands, PullAsk, Torn, WhichPull};
 use crate::{stats, view};
 
 /// How often one step is decided again because somebody else wrote first.
@@ -366,7 +366,12 @@ impl Engine {
     pub async fn load(&self, id: &IssueId) -> anyhow::Result<Arc<Issue>> {
         let cached = self.cache().get(id).cloned();
         let mut issue = cached.unwrap_or_else(|| Arc::new(Issue::unknown(id.clone())));
-        let records = self.hands.log.read(id, issue.seq).await?;
+        let records = match self.hands.log.read(id, issue.seq).await {
+            Err(error) if error.is::<Torn>() => {
+                return Err(self.park(id, format!("{error:#}")).await);
+            }
+            read => read?,
+        };
         if !records.is_empty() {
             let fresh = Arc::make_mut(&mut issue);
             for record in &records {

@@ -38,10 +38,18 @@ pub trait Policies: Send + Sync {
     async fn policy(&self, brief: &Brief) -> Result<Policy, String>;
 }
 
+/// The log has no event there, although it has later ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("event {missing} is missing")]
+pub struct Torn {
+    pub missing: Seq,
+}
+
 /// The logs of all issues, a small head for each, and accounts.
 #[async_trait]
 pub trait Log: Send + Sync {
-    /// The records of an issue after `after`, oldest first, all of them.
+    /// The records of an issue after `after`, oldest first, all of them. Fails
+    /// with [`Torn`] at its root where some are missing, whenever it is tried.
     async fn read(&self, issue: &IssueId, after: Seq) -> anyhow::Result<Vec<Record>>;
 
     /// Writes all of it or nothing, durably, if the issue's last seq is still

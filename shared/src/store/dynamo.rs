@@ -29,10 +29,10 @@ use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnConsumedC
 pub use self::append::{APPEND_BYTES_MAX, CHUNK_BYTES, ENTRIES_MAX};
 pub use self::call::{CALL_SECONDS_MAX, Consumed};
 use self::call::{Meter, Tries, sent};
-use self::item::{ISSUE, Item, Key, Torn};
+use self::item::{ISSUE, Item, Key};
 pub use self::wake::Wake;
 use crate::issue::{IssueId, Record, Seq, Time};
-use crate::ports::{Append, AppendError, Attention, Figures, Head, Log, Place};
+use crate::ports::{Append, AppendError, Attention, Figures, Head, Log, Place, Torn};
 
 /// Items that one `BatchGetItem` may ask for.
 const BATCH_KEYS_MAX: usize = 100;

@@ -2,7 +2,7 @@
 //! one that others have made.
 
 use aws_sdk_dynamodb::types::{AttributeValue, StreamSpecification, StreamViewType};
-use shared::ports::{Append, AppendError, Log};
+use shared::ports::{Append, AppendError, Log, Torn};
 use shared::store::dynamo::{CHUNK_BYTES, DynamoLog};
 use world::dynamo::table_request;
 
@@ -77,6 +77,7 @@ async fn a_torn_log_is_not_told_as_a_whole_one() {
         let error = in_time(bed.log.read(&issue.into(), 0))
             .await
             .expect_err(issue);
+        assert!(error.is::<Torn>(), "{issue}: {error:#}");
         let expected = format!("event {missing} is missing");
         assert!(
             format!("{error:#}").contains(&expected),

@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::Value;
 
 use crate::issue::{Event, IssueId, Record, Seq, Time};
-use crate::ports::{Figures, Head, Place};
+use crate::ports::{Figures, Head, Place, Torn};
 
 pub(super) type Item = HashMap<String, AttributeValue>;
 
@@ -186,13 +186,6 @@ pub(super) fn figures(item: &Item) -> anyhow::Result<Figures> {
         Ok((name.clone(), i64::try_from(clamped)?))
     };
     numbers.map(figure).collect()
-}
-
-/// The log has no event there, although it has later ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("event {missing} is missing")]
-pub(super) struct Torn {
-    pub(super) missing: Seq,
 }
 
 /// Where the batch of this item begins.
