@@ -904,6 +904,28 @@ fn what_cannot_be_judged_for_long_is_told_once() {
 }
 
 #[test]
+fn a_run_that_no_runner_takes_up_is_told_once() {
+    let mut story = planned();
+    let saw = |sight| Input::SawRun {
+        task: TaskId::from("a"),
+        run: "run-a-1".into(),
+        sight,
+    };
+    story.later(599);
+    check(story.hear(saw(Sight::Waiting)), &[]);
+    story.later(1);
+    let told = story.hear(saw(Sight::Waiting));
+    assert!(
+        told[0].starts_with("`a` waits: no runner has a free place"),
+        "{told:?}"
+    );
+    assert!(story.issue.waiting_for().is_some());
+    check(story.hear(saw(Sight::Waiting)), &[]);
+    story.hear(saw(Sight::Working));
+    assert_eq!(story.issue.waiting_for(), None);
+}
+
+#[test]
 fn an_absurd_cost_is_no_cost() {
     for absurd in [f64::NAN, f64::INFINITY, 1.5e308, -1.0] {
         let mut story = planned();
