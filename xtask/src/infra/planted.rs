@@ -67,6 +67,7 @@ pub(super) const ERRORS: &[Planted] = &[
     planted("other-index", "IndexName: attention", "IndexName: due", By::Rule("the_table_is_as_the_store_wants_it")),
     planted("silent-poller", "TreatMissingData: breaching", "TreatMissingData: notBreaching", By::Rule("what_the_alarms_cover")),
     planted("unencrypted-transport", "            Effect: Deny", "            Effect: Allow", By::Rule("dead_letters_are_encrypted_and_kept")),
+    planted("token-for-all", "dynamodb:LeadingKeys: [shelf#tokens]", "dynamodb:LeadingKeys: [shelf#nothing]", By::Rule("webhook_does_not_reach_the_minted_token")),
     planted("hasty-poller", "Timeout: 150", "Timeout: 58", By::Rule("functions_have_time_for_their_last_calls")),
     planted("slow-webhook", "Timeout: 29", "Timeout: 31", By::Rule("functions_have_time_for_their_last_calls")),
 ];
