@@ -5,6 +5,7 @@ mod carry;
 mod config;
 mod demo;
 mod doctor;
+mod install;
 mod reach;
 mod repair;
 mod runner;

@@ -13,7 +13,7 @@ use shared::wire::{self, Missing, Store};
 use tracing::{info, warn};
 
 use crate::start::shutdown;
-use crate::{Common, log_to_stderr};
+use crate::{Common, install, log_to_stderr};
 
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Options {
@@ -23,9 +23,20 @@ pub(crate) struct Options {
     /// What this runner calls itself [default: the host's name and a number kept in its home]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    #[command(subcommand)]
+    chore: Option<Chore>,
+}
+
+#[derive(clap::Subcommand, Clone, Debug)]
+enum Chore {
+    /// Print the service that has the system run `cyrus runner` at all times
+    Install(install::Options),
 }
 
 pub(crate) async fn runner(common: &Common, options: &Options) -> anyhow::Result<ExitCode> {
+    if let Some(Chore::Install(options)) = &options.chore {
+        return install::install(common, options);
+    }
     log_to_stderr("info");
     let env = Env::from_process();
     // The control plane has the store; here only the file and the variables count.

@@ -248,7 +248,8 @@ impl LinearSettings {
     }
 }
 
-fn home_folder(env: &Env, home: Option<&Path>) -> Result<PathBuf, ConfigError> {
+/// The home folder: `home` (the flag `--home`), else `CYRUS_HOME`, else `~/.cyrus`.
+pub fn home_folder(env: &Env, home: Option<&Path>) -> Result<PathBuf, ConfigError> {
     let user_home = env.get("HOME");
     let of_variable = || env.get("CYRUS_HOME").map(|it| expand(it, user_home));
     let default = || user_home.map(|it| Path::new(it).join(".cyrus"));

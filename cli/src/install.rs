@@ -1,0 +1,219 @@
+//! `cyrus runner install`: has the system start the runner at login, and again
+//! when it ends. Secrets stay out of what is written here: they lie in a file
+//! beside it that only its owner can read.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, ensure};
+use shared::config::{Env, home_folder};
+use shared::wire::Missing;
+
+use crate::Common;
+
+/// What the file of variables says until somebody has filled it in.
+const VARIABLES: &str = "\
+# What `cyrus runner` needs beside config.json; a line each, NAME=value.
+CYRUS_CONTROL_URL=
+CYRUS_RUNNER_TOKEN=
+GITHUB_TOKEN=
+";
+
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Write the files instead of printing the service's
+    #[arg(long)]
+    write: bool,
+}
+
+/// The service of a system, as a file.
+struct Service {
+    path: PathBuf,
+    text: String,
+    /// What starts it.
+    next: String,
+}
+
+pub(crate) fn install(common: &Common, options: &Options) -> anyhow::Result<ExitCode> {
+    let env = Env::from_process();
+    let user_home = env.get("HOME").map(PathBuf::from).ok_or(Missing {
+        what: "HOME",
+        remedy: "the service is installed for the user whose home it names",
+    })?;
+    let home = home_folder(&env, common.home.as_deref())?;
+    let program = std::env::current_exe().context("find this program")?;
+    let variables = home.join("runner.env");
+    // Git and the agent programs are found where they are found now.
+    let path = PathBuf::from(env.get("PATH").unwrap_or_default());
+    let service = if cfg!(target_os = "macos") {
+        launchd(&user_home, &program, &home, &variables, &path)?
+    } else {
+        systemd(&user_home, &program, &home, &variables, &path)?
+    };
+    if !options.write {
+        print!("{}", service.text);
+        return Ok(ExitCode::SUCCESS);
+    }
+    fs::create_dir_all(&home).with_context(|| format!("make {}", home.display()))?;
+    if !variables.exists() {
+        let mut file = OpenOptions::new();
+        let file = file.write(true).create_new(true).mode(0o600);
+        let mut file = file
+            .open(&variables)
+            .with_context(|| format!("make {}", variables.display()))?;
+        file.write_all(VARIABLES.as_bytes())
+            .with_context(|| format!("write {}", variables.display()))?;
+    }
+    if let Some(folder) = service.path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    }
+    fs::write(&service.path, &service.text)
+        .with_context(|| format!("write {}", service.path.display()))?;
+    println!(
+        "wrote {}\nfill in {}, then: {}",
+        service.path.display(),
+        variables.display(),
+        service.next
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn systemd(
+    user_home: &Path,
+    program: &Path,
+    home: &Path,
+    variables: &Path,
+    path: &Path,
+) -> anyhow::Result<Service> {
+    let quoted = |path: &Path| -> anyhow::Result<String> {
+        let text = plain(path)?;
+        // What systemd would take for a specifier or a variable.
+        let text = text.replace('%', "%%").replace('$', "$$");
+        Ok(format!(
+            "\"{}\"",
+            text.replace('\\', "\\\\").replace('"', "\\\"")
+        ))
+    };
+    let (program, folder) = (quoted(program)?, quoted(home)?);
+    // It takes the rest of the line, quotes and all, but for specifiers.
+    let variables = plain(variables)?.replace('%', "%%");
+    let search = quoted(Path::new(&format!("PATH={}", plain(path)?)))?.replace("$$", "$");
+    Ok(Service {
+        path: user_home.join(".config/systemd/user/cyrus-runner.service"),
+        text: format!(
+            "[Unit]\n\
+             Description=Cyrus runner\n\
+             After=network-online.target\n\
+             \n\
+             [Service]\n\
+             ExecStart={program} --home {folder} runner\n\
+             Environment={search}\n\
+             EnvironmentFile={variables}\n\
+             Restart=always\n\
+             RestartSec=5\n\
+             # Agents go on while the runner is started anew; it finds them again.\n\
+             KillMode=process\n\
+             \n\
+             [Install]\n\
+             WantedBy=default.target\n"
+        ),
+        next: "systemctl --user enable --now cyrus-runner && loginctl enable-linger".into(),
+    })
+}
+
+fn launchd(
+    user_home: &Path,
+    program: &Path,
+    home: &Path,
+    variables: &Path,
+    path: &Path,
+) -> anyhow::Result<Service> {
+    let log = plain(&home.join("runner.log"))?;
+    let (program, home, variables) = (plain(program)?, plain(home)?, plain(variables)?);
+    // It knows no file of variables, so a shell reads it.
+    let script = "set -a; PATH=$4; . \"$1\"; exec \"$2\" --home \"$3\" runner";
+    let search = plain(path)?;
+    let arguments = [
+        "/bin/sh", "-c", script, "sh", &variables, &program, &home, &search,
+    ];
+    let arguments: String = arguments
+        .iter()
+        .map(|it| format!("    <string>{}</string>\n", escaped(it)))
+        .collect();
+    let file = user_home.join("Library/LaunchAgents/dev.cyrus.runner.plist");
+    let next = format!("launchctl load -w {}", file.display());
+    let log = escaped(&log);
+    Ok(Service {
+        path: file,
+        text: format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
+             <!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" \"http://www.apple.com/DTDs/PropertyList-1.0.dtd\">\n\
+             <plist version=\"1.0\">\n\
+             <dict>\n  \
+             <key>Label</key><string>dev.cyrus.runner</string>\n  \
+             <key>ProgramArguments</key>\n  \
+             <array>\n{arguments}  </array>\n  \
+             <key>RunAtLoad</key><true/>\n  \
+             <key>KeepAlive</key><true/>\n  \
+             <key>AbandonProcessGroup</key><true/>\n  \
+             <key>StandardErrorPath</key><string>{log}</string>\n\
+             </dict>\n\
+             </plist>\n"
+        ),
+        next,
+    })
+}
+
+/// A path as a line of text.
+fn plain(path: &Path) -> anyhow::Result<String> {
+    let text = path
+        .to_str()
+        .with_context(|| format!("the path {} is no text", path.display()))?;
+    ensure!(!text.contains('\n'), "the path `{text}` has a line break");
+    Ok(text.to_owned())
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_special_in_a_path_stays_a_path() {
+        let (home, program) = (
+            Path::new("/home/ann"),
+            Path::new("/opt/50% $off/a \"b\"/cyrus"),
+        );
+        let folder = Path::new("/home/ann/.cyrus");
+        let variables = folder.join("runner.env");
+        let path = Path::new("/usr/bin:/o$/bin");
+        let unit = systemd(home, program, folder, &variables, path).expect("a unit");
+        let start =
+            "ExecStart=\"/opt/50%% $$off/a \\\"b\\\"/cyrus\" --home \"/home/ann/.cyrus\" runner\n";
+        assert!(unit.text.contains(start), "{}", unit.text);
+        let search = "Environment=\"PATH=/usr/bin:/o$/bin\"\n";
+        assert!(unit.text.contains(search), "{}", unit.text);
+        assert_eq!(
+            unit.path,
+            home.join(".config/systemd/user/cyrus-runner.service")
+        );
+        let odd = Path::new("/Users/ann & bob/cyrus");
+        let plist = launchd(home, odd, folder, &variables, path).expect("a plist");
+        assert!(
+            plist
+                .text
+                .contains("<string>/Users/ann &amp; bob/cyrus</string>")
+        );
+        systemd(home, Path::new("/a\nExecStop=b"), folder, &variables, path)
+            .err()
+            .expect("no line may be added");
+    }
+}
