@@ -14,6 +14,8 @@ use crate::{House, Outcome};
 const FUNCTIONS: [&str; 3] = ["webhook", "orchestrator", "poller"];
 /// What is fetched before a function can start, in bytes.
 const ZIP_BYTES_MAX: usize = 4_000_000;
+/// Lambda's machines.
+const TARGET: &str = "aarch64-unknown-linux-gnu";
 /// Where SAM puts what it builds.
 const FOLDER: &str = "target/sam";
 
@@ -22,6 +24,12 @@ pub(crate) fn check(house: &House) -> Result<Outcome> {
     let Some(venv) = tools::python(house, "sam")? else {
         return house.lacks("SAM needs Python 3.11 and its index".into());
     };
+    let mut target = house.command("rustup");
+    target.args(["target", "add", TARGET]);
+    if !target.status().is_ok_and(|it| it.success()) {
+        // It comes over the network, and no network is no fault of the functions.
+        return Ok(Outcome::Skipped(format!("rustup cannot install {TARGET}")));
+    }
     let mut build = house.command(venv.program("sam"));
     build.args(["build", "--build-dir", FOLDER]);
     // It finds cargo-lambda and zig by PATH.
