@@ -37,10 +37,12 @@ async fn a_head_that_contradicts_its_log_is_parked_and_rebuilt() {
             "{issue} after {after}: {stuck:?}"
         );
     }
-    // One that cannot be read hides no other.
+    // One that cannot be read hides no other, nor its own issue.
     let heads = log.heads(None, 10).await.expect("heads");
     let names: Vec<&str> = heads.iter().map(|it| it.issue.0.as_str()).collect();
-    assert_eq!(names, ["behind", "ahead"]);
+    assert_eq!(names, ["garbled", "behind", "ahead"]);
+    let why = heads[0].waiting_for.as_deref().unwrap_or_default();
+    assert!(why.contains("cyrus repair"), "{why}");
 
     for issue in ["behind", "ahead", "garbled", "headless"] {
         log.park(&issue.into(), "broken").await.expect("park");

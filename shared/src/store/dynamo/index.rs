@@ -4,7 +4,7 @@ use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 
 use super::item::{self, Item, Key};
 use super::{DynamoLog, issue_of};
-use crate::issue::{IssueId, Time};
+use crate::issue::{IssueId, Time, words};
 use crate::ports::{Attention, Head, Place};
 
 const ATTENTION: &str = "attention";
@@ -93,10 +93,16 @@ impl DynamoLog {
             let keys: Vec<Key> = keys.collect::<anyhow::Result<_>>()?;
             let found = self.get_all(&keys).await?;
             for item in keys.iter().filter_map(|key| found.get(&key.pk)) {
-                // One that cannot be read must not hide the others.
-                match item::head(item) {
+                // One that cannot be read hides no other, nor its own issue.
+                let head = item::head(item).or_else(|error| {
+                    tracing::error!("a head in the store cannot be read: {error:#}");
+                    let issue = issue_of(item)?;
+                    let why = words::parked(&issue, "its head cannot be read");
+                    item::stand_in(item, why)
+                });
+                match head {
                     Ok(head) => heads.push(head),
-                    Err(error) => tracing::error!("a head in the store cannot be read: {error:#}"),
+                    Err(error) => tracing::error!("nor can it be listed: {error:#}"),
                 }
             }
             // Those that are gone or broken make room for others.

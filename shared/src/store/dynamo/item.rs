@@ -177,6 +177,33 @@ pub(super) fn head(item: &Item) -> anyhow::Result<Head> {
     read().with_context(what)
 }
 
+/// What stands in for a head that cannot be read, so that its issue is listed and
+/// exported: its keys tell who it is, and its log the rest.
+pub(super) fn stand_in(item: &Item, why: String) -> anyhow::Result<Head> {
+    let started_at = text_of(item, "started_at")?;
+    let started_at = started_at.split('#').next().unwrap_or_default();
+    Ok(Head {
+        issue: super::issue_of(item)?,
+        seq: 0,
+        identifier: text_of(item, "identifier")
+            .map(str::to_ascii_uppercase)
+            .unwrap_or_default(),
+        title: String::new(),
+        url: String::new(),
+        phase: "planning".into(),
+        outcome: None,
+        waiting_for: Some(why),
+        spent_usd: 0.0,
+        limit_usd: None,
+        tasks_done: 0,
+        tasks_total: 0,
+        started_at: started_at.parse().context("when it started")?,
+        finished_at: None,
+        attention_at: None,
+        watching: false,
+    })
+}
+
 /// The figures of an account: all of its numbers.
 pub(super) fn figures(item: &Item) -> anyhow::Result<Figures> {
     let numbers = item.iter().filter(|(_, value)| value.is_n());
