@@ -1,7 +1,7 @@
 //! The logs of issues: who keeps [`crate::ports::Log`], and what all of them
 //! must refuse alike. What a log means is none of their business.
 //!
-//! One contract holds for every store, and one suite (`tests/tests/store.rs`)
+//! One contract holds for every store, and one suite (`tests/tests/store/`)
 //! checks it on each:
 //!
 //! * An append is written whole and durably, or not at all. When it is
