@@ -88,19 +88,17 @@ fn systemd(
     variables: &Path,
     path: &Path,
 ) -> anyhow::Result<Service> {
-    let quoted = |path: &Path| -> anyhow::Result<String> {
-        let text = plain(path)?;
-        // What systemd would take for a specifier or a variable.
-        let text = text.replace('%', "%%").replace('$', "$$");
-        Ok(format!(
-            "\"{}\"",
-            text.replace('\\', "\\\\").replace('"', "\\\"")
-        ))
+    // As systemd reads a quoted text; `%` begins a specifier.
+    let quoted = |text: &str| {
+        let text = text.replace('%', "%%").replace('\\', "\\\\");
+        format!("\"{}\"", text.replace('"', "\\\""))
     };
-    let (program, folder) = (quoted(program)?, quoted(home)?);
+    // In a command `$` begins a variable.
+    let argument = |path: &Path| anyhow::Ok(quoted(&plain(path)?).replace('$', "$$"));
+    let (program, folder) = (argument(program)?, argument(home)?);
     // It takes the rest of the line, quotes and all, but for specifiers.
     let variables = plain(variables)?.replace('%', "%%");
-    let search = quoted(Path::new(&format!("PATH={}", plain(path)?)))?.replace("$$", "$");
+    let search = quoted(&format!("PATH={}", plain(path)?));
     Ok(Service {
         path: user_home.join(".config/systemd/user/cyrus-runner.service"),
         text: format!(

@@ -67,8 +67,6 @@ pub struct Looked {
     pub work: Vec<Work>,
     /// The issues that owe something to the world now.
     pub due: Vec<IssueId>,
-    /// When it is worth looking again; `None`: not before somebody is heard.
-    pub again_at: Option<Time>,
 }
 
 /// What a look is about.
@@ -208,16 +206,14 @@ impl Engine {
     }
 
     /// Asks about everything that runs, and says which issues have something to
-    /// do now, and when it is worth looking again.
+    /// do now.
     /// Nothing is claimed from `until` on.
     pub async fn look(&self, until: Time) -> anyhow::Result<Looked> {
         let survey = self.survey().await?;
         let work = self.look_at(&survey.watching, until).await?;
-        let again_at = self.again_at(&survey);
         Ok(Looked {
             work,
             due: survey.due,
-            again_at,
         })
     }
 

@@ -208,11 +208,11 @@ async fn play(store: &Arc<DynamoLog>, tasks: usize, at: usize) -> anyhow::Result
     hears.hear(&issue, input).await?;
     for _ in 0..LOOKS_MAX {
         works.wait_for(|it| !it).await?;
-        let looked = looks.look(Time::MAX).await?;
-        for work in looked.work {
+        let survey = looks.survey().await?;
+        for work in looks.look_at(&survey.watching, Time::MAX).await? {
             looks.drive(work, Time::MAX).await?;
         }
-        for id in &looked.due {
+        for id in &survey.due {
             looks.act(id, Time::MAX).await?;
         }
         if meter.is_over() {
@@ -220,7 +220,7 @@ async fn play(store: &Arc<DynamoLog>, tasks: usize, at: usize) -> anyhow::Result
             return Ok(meter.take());
         }
         let now = outside.now();
-        let next = looked.again_at.unwrap_or(Time::MAX);
+        let next = looks.again_at(&survey).unwrap_or(Time::MAX);
         outside.pass_until(next.clamp(now + PAUSE_MIN, now + SCHEDULE));
     }
     anyhow::bail!("the issue with {tasks} tasks has not come to its end")
