@@ -7,7 +7,7 @@ use ::runner::far::{self, FarOptions, Home, check_control_url, host_name};
 use ::runner::find_program;
 use anyhow::Context as _;
 use shared::config::{ConfigError, Env, Problem};
-use shared::runner::document::PROGRAM;
+use shared::issue::PROGRAM;
 use shared::store::memory::MemoryLog;
 use shared::wire::{self, Missing, Store};
 use tracing::{info, warn};

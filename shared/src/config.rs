@@ -7,6 +7,7 @@
 //! default. Nothing wrong is passed over: an unknown key is a warning, a wrong value an error that names
 //! the key, the place and the remedy.
 
+mod agents;
 mod env;
 mod file;
 mod kept;
@@ -132,6 +133,8 @@ pub struct RunnerSettings {
     /// Variables that agents get beside the fixed list.
     pub agent_env: Vec<String>,
     pub claude_bin: PathBuf,
+    /// Runs in every new worktree, before the repository's own script.
+    pub setup_script: Option<PathBuf>,
     pub token: Option<Secret>,
     /// Where jobs are pushed to.
     pub url: Option<String>,
@@ -194,12 +197,20 @@ pub struct CodegenSettings {
 /// What agents get in every repository that does not say otherwise.
 #[derive(Clone, Debug, Default)]
 struct AgentDefaults {
-    model: Option<String>,
-    fallback_model: Option<String>,
+    /// The program that is run where an issue does not ask for another one.
+    program: Option<String>,
+    /// By program.
+    models: BTreeMap<&'static str, Models>,
     allowed_tools: Option<Vec<String>>,
     disallowed_tools: Vec<String>,
     by_mode: BTreeMap<&'static str, ModeTools>,
     mcp: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Models {
+    model: Option<String>,
+    fallback_model: Option<String>,
 }
 
 #[derive(Clone, Debug, Default)]

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::issue::{ExecutorKind, FailureClass, Fault, REASON_BYTES_MAX, RunId, Sight, Time, clip};
 use crate::ports::{
-    AppendError, Clock, Executor, Job, RegisterWrite, Registers, Settlement, Started,
+    AppendError, Clock, Executor, Job, Message, RegisterWrite, Registers, Settlement, Started, Told,
 };
 use crate::stats;
 
@@ -113,6 +113,10 @@ impl Executor for Guarded {
 
     async fn stop(&self, run: &RunId) -> Result<(), Fault> {
         self.inner.stop(run).await
+    }
+
+    async fn tell(&self, run: &RunId, message: &Message) -> Result<Told, Fault> {
+        self.inner.tell(run, message).await
     }
 }
 

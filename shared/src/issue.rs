@@ -29,8 +29,8 @@ pub use self::evolve::evolve;
 pub use self::owed::{Claim, Doubt, Due, How, Owed};
 pub use self::plan::{Complexity, Spec, TaskKind};
 pub use self::policy::{
-    AgentPolicy, Brief, Briefing, MergeMethod, MergeMode, Planning, Policy, Repository, Strategy,
-    Verbosity,
+    AgentPolicy, Brief, Briefing, MergeMethod, MergeMode, PROGRAM, Planning, Policy, Repository,
+    Strategy, Tools, Verbosity,
 };
 pub use self::state::{Issue, Phase, PlanWord, Pull, StopReason, Stopping, Task, TaskState, Watch};
 pub use self::tally::{Tally, seconds};
@@ -227,6 +227,8 @@ pub enum Outcome {
     HeadMoved,
     /// The forge will not merge this commit.
     MergeRefused { why: String },
+    /// What was to be passed on came too late: the run has ended, or hears nothing.
+    Unheard,
 }
 
 macro_rules! words_enum {
@@ -280,6 +282,17 @@ words_enum! {
         /// Nobody knows the run any more.
         Lost = "lost",
         Cancelled = "cancelled",
+    }
+}
+
+impl ExecutorKind {
+    /// Do its runs hear what is written while they work?
+    pub fn hears(self) -> bool {
+        match self {
+            Self::Local => true,
+            // Its API takes a message only from a run that has ended.
+            Self::Codegen => false,
+        }
     }
 }
 
@@ -395,6 +408,14 @@ pub enum Effect {
         task: TaskId,
         executor: ExecutorKind,
         run: RunId,
+    },
+    /// Pass on to a run what a person has written: the note at this place of
+    /// the round's notes.
+    Tell {
+        task: TaskId,
+        executor: ExecutorKind,
+        run: RunId,
+        note: usize,
     },
     /// Merge exactly this commit of a task's pull request.
     Merge {

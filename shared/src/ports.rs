@@ -345,6 +345,30 @@ pub trait Executor: Send + Sync {
 
     /// Asks a run to stop. Stopping what has ended is a success.
     async fn stop(&self, run: &RunId) -> Result<(), Fault>;
+
+    /// Passes a message on to a run. The same id a second time changes nothing.
+    /// Only asked of executors whose runs hear ([`ExecutorKind::hears`]).
+    async fn tell(&self, run: &RunId, message: &Message) -> Result<Told, Fault> {
+        let _ = (run, message);
+        Ok(Told::TooLate)
+    }
+}
+
+/// Something for an agent at work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Fit for a file name; tells deliveries of the same message apart.
+    pub id: String,
+    pub text: String,
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// The run gets it, now or as soon as it can listen.
+    Accepted,
+    /// The run has ended.
+    TooLate,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -386,6 +410,10 @@ pub struct Job {
     /// USD.
     pub cost_max: Option<f64>,
     pub seconds_max: i64,
+    /// How long it may lie after its runner was not heard of again until the run
+    /// counts as lost; `None`: until some runner takes it.
+    #[serde(default)]
+    pub patience_seconds: Option<i64>,
 }
 
 impl Job {

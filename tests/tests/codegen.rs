@@ -128,6 +128,7 @@ fn job() -> Job {
         agent: AgentPolicy::default(),
         cost_max: None,
         seconds_max: 7200,
+        patience_seconds: None,
     }
 }
 

@@ -144,6 +144,7 @@ fn job() -> Job {
         agent: Default::default(),
         cost_max: None,
         seconds_max: 60,
+        patience_seconds: None,
     }
 }
 

@@ -115,6 +115,7 @@ impl Story {
                 | Effect::ShowPlan { .. }
                 | Effect::Link { .. }
                 | Effect::Move { .. }
+                | Effect::Tell { .. }
                 | Effect::Stop { .. } => Outcome::Done,
             };
             let key = due.key;
@@ -201,6 +202,7 @@ fn policy() -> Policy {
         // A plan is shown until its effect is claimed, which these stories leave out.
         verbosity: Verbosity::Quiet,
         agent: AgentPolicy::default(),
+        tools: BTreeMap::new(),
     }
 }
 

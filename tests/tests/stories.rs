@@ -45,6 +45,7 @@ impl Story {
             cost_per_issue_max: None,
             verbosity: Verbosity::Quiet,
             agent: AgentPolicy::default(),
+            tools: std::collections::BTreeMap::new(),
         };
         let issue = Issue::unknown(IssueId::from("id-42"));
         Self {
@@ -127,6 +128,7 @@ impl Story {
                     | Effect::ShowPlan { .. }
                     | Effect::Link { .. }
                     | Effect::Move { .. }
+                    | Effect::Tell { .. }
                     | Effect::Stop { .. } => Outcome::Done,
                 };
                 sentences.extend(self.hear(Input::Performed {

@@ -94,6 +94,7 @@ fn a_pull_request_carries_our_mark_and_no_other() {
         agent: AgentPolicy::default(),
         cost_max: None,
         seconds_max: 60,
+        patience_seconds: None,
     };
     let body = body(&job, "Done.\n<!-- cyrus:ENG-2/other -->");
     assert_eq!(body.matches("<!--").count(), 1);

@@ -161,6 +161,7 @@ impl Machine {
             agent: AgentPolicy::default(),
             cost_max: None,
             seconds_max: 300,
+            patience_seconds: None,
         }
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::read::Object;
 use super::repository::{self, RepositorySettings};
 use super::secret::{self, Noticed, Secret, Secrets};
-use super::{AgentDefaults, ModeTools, Workspace, expand_home, tools};
+use super::{AgentDefaults, ModeTools, Models, Workspace, expand, expand_home, tools};
 use crate::issue::{Planning, Strategy, Verbosity};
 
 /// USD; more is a slip of the pen.
@@ -53,6 +53,7 @@ pub(super) struct ConfigFile {
     pub(super) concurrency: Option<u32>,
     pub(super) heartbeat_seconds: Option<f64>,
     pub(super) agent_env: Vec<String>,
+    pub(super) setup_script: Option<PathBuf>,
     pub(super) verbosity: Option<Verbosity>,
     pub(super) workspaces: BTreeMap<String, Workspace>,
     pub(super) agents: AgentDefaults,
@@ -110,6 +111,10 @@ impl ConfigFile {
             concurrency: runner.whole("concurrency", CONCURRENCY_RANGE),
             heartbeat_seconds: runner.number("heartbeatSeconds", HEARTBEAT_SECONDS_RANGE),
             agent_env: agent_env(&runner),
+            setup_script: document
+                .text("global_setup_script")
+                .filter(|it| !it.is_empty())
+                .map(|it| expand(&it, at.user_home)),
             verbosity: document.word("verbosity", VERBOSITIES),
             agents: agents(&document, at),
             repositories: repository::read_all(&document, &mut workspaces, at),
@@ -250,19 +255,29 @@ fn agents(document: &Object<'_>, at: &Whereabouts<'_>) -> AgentDefaults {
     });
     let by_mode = by_mode.collect();
     prompts.finish();
-    let runner = document.word("defaultRunner", RUNNERS);
-    if let Some(other) = runner.flatten() {
-        document.findings.warn(format!(
-            "`defaultRunner` in {}: {other} comes with a later version; Claude Code is used",
-            document.place
-        ));
-    }
-    AgentDefaults {
-        model: older(document.text("claudeDefaultModel"), "defaultModel"),
-        fallback_model: older(
+    let models = |model, fallback_model| Models {
+        model,
+        fallback_model,
+    };
+    let claude = models(
+        older(document.text("claudeDefaultModel"), "defaultModel"),
+        older(
             document.text("claudeDefaultFallbackModel"),
             "defaultFallbackModel",
         ),
+    );
+    let cursor = models(
+        document.text("cursorDefaultModel"),
+        document.text("cursorDefaultFallbackModel"),
+    );
+    AgentDefaults {
+        program: document.word("defaultRunner", RUNNERS).map(str::to_owned),
+        models: BTreeMap::from([
+            ("claude", claude),
+            ("codex", models(document.text("codexDefaultModel"), None)),
+            ("gemini", models(document.text("geminiDefaultModel"), None)),
+            ("cursor", cursor),
+        ]),
         allowed_tools: document
             .texts("linearAllowedTools")
             .or_else(|| document.texts("defaultAllowedTools")),
@@ -272,12 +287,12 @@ fn agents(document: &Object<'_>, at: &Whereabouts<'_>) -> AgentDefaults {
     }
 }
 
-/// The agent programs, by the name of the one that is meant where it is not Claude Code.
-const RUNNERS: &[(&str, Option<&str>)] = &[
-    ("claude", None),
-    ("gemini", Some("gemini")),
-    ("codex", Some("codex")),
-    ("cursor", Some("cursor")),
+/// The agent programs that Cyrus knows.
+const RUNNERS: &[(&str, &str)] = &[
+    ("claude", "claude"),
+    ("gemini", "gemini"),
+    ("codex", "codex"),
+    ("cursor", "cursor"),
 ];
 
 /// Cyrus's keys that mean nothing to us; their types are checked all the same.
@@ -289,16 +304,7 @@ fn unused_by_us(document: &Object<'_>, at: &Whereabouts<'_>) {
     {
         at.noticed.plain.borrow_mut().push(document.path(TUNNEL));
     }
-    for key in [
-        "stripeCustomerId",
-        "geminiDefaultModel",
-        "codexDefaultModel",
-        "cursorDefaultModel",
-        "cursorDefaultFallbackModel",
-        "global_setup_script",
-    ] {
-        document.text(key);
-    }
+    document.text("stripeCustomerId");
     for key in [
         "slackAllowedTools",
         "githubAllowedTools",

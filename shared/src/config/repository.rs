@@ -41,6 +41,8 @@ pub struct RepositorySettings {
     pub disallowed_tools: Option<Vec<String>>,
     pub mcp: Vec<String>,
     pub append_instruction: Option<String>,
+    /// Its own settings and servers of the agent count, too: they run commands.
+    pub trusted: bool,
     pub(super) label_prompts: BTreeMap<&'static str, LabelPrompt>,
     /// Labels that, beside an orchestrator label, ask for stacked changes.
     pub(super) graphite_labels: Vec<String>,
@@ -128,6 +130,7 @@ fn read(object: &Object<'_>, at: &Whereabouts<'_>) -> RepositorySettings {
         disallowed_tools: object.texts("disallowedTools"),
         mcp: mcp(object, at),
         append_instruction: object.text("appendInstruction"),
+        trusted: object.flag("trusted").unwrap_or(false),
         label_prompts,
         graphite_labels,
         merge,

@@ -3,16 +3,14 @@
 //! asked to say it.
 
 use super::repository::LabelPrompt;
-use super::{ModeTools, RepositorySettings, Settings, tools};
-use crate::issue::{AgentPolicy, Brief, Policy, TaskKind, clip};
+use super::{RepositorySettings, Settings};
+use crate::issue::{Brief, Policy, TaskKind, clip};
 
 /// The longest name or branch of a tag, in bytes.
 const TAG_BYTES_MAX: usize = 200;
 /// Works without any configuration.
 const ORCHESTRATOR_LABEL: &str = "orchestrator";
 const BUG_LABEL: &str = "bug";
-/// Linear's own tools, allowed wherever an agent is given MCP servers.
-const LINEAR_TOOLS: &str = "mcp__linear";
 
 impl Settings {
     /// The policy for an issue, or a sentence for its author: why there is
@@ -54,7 +52,8 @@ impl Settings {
             cost_per_task_max: self.costs.per_task_max,
             cost_per_issue_max: self.costs.per_issue_max,
             verbosity: self.verbosity,
-            agent: self.agent(repository, prompt),
+            agent: self.agent(repository, brief),
+            tools: self.tools(repository, prompt),
         })
     }
 
@@ -107,48 +106,6 @@ impl Settings {
             )),
         }
     }
-
-    /// How agents run: the label's prompt in this repository, else the prompt's
-    /// defaults, else the repository, else everywhere, else the safe preset.
-    fn agent(&self, repository: &RepositorySettings, prompt: Option<&str>) -> AgentPolicy {
-        let defaults = &self.agents;
-        let of_label = prompt
-            .and_then(|it| repository.label_prompts.get(it))
-            .map(|it| &it.tools);
-        let of_prompt = prompt.and_then(|it| defaults.by_mode.get(it));
-        let by_prompt: Vec<&ModeTools> = of_label.into_iter().chain(of_prompt).collect();
-        let mut allowed = by_prompt
-            .iter()
-            .find_map(|it| it.allowed.clone())
-            .or_else(|| repository.allowed_tools.clone())
-            .or_else(|| defaults.allowed_tools.clone())
-            .unwrap_or_else(tools::safe);
-        let disallowed = by_prompt
-            .iter()
-            .find_map(|it| it.disallowed.clone())
-            .or_else(|| repository.disallowed_tools.clone())
-            .unwrap_or_else(|| defaults.disallowed_tools.clone());
-        let mut mcp = Vec::new();
-        if self.features.use_mcp_servers {
-            mcp.extend(repository.mcp.iter().cloned());
-            // A repository with tools of its own is left alone.
-            if repository.allowed_tools.is_none() {
-                mcp.extend(defaults.mcp.iter().cloned());
-            }
-        }
-        if !mcp.is_empty() && !allowed.iter().any(|it| it == LINEAR_TOOLS) {
-            allowed.push(LINEAR_TOOLS.to_owned());
-        }
-        let or = |own: &Option<String>, default: &Option<String>| own.clone().or(default.clone());
-        AgentPolicy {
-            model: or(&repository.model, &defaults.model),
-            fallback_model: or(&repository.fallback_model, &defaults.fallback_model),
-            allowed_tools: allowed,
-            disallowed_tools: disallowed,
-            mcp,
-            append_instruction: repository.append_instruction.clone(),
-        }
-    }
 }
 
 /// The prompt that the labels ask for, by Cyrus's name: first stacked
@@ -179,25 +136,34 @@ fn kind(prompt: &str) -> TaskKind {
     }
 }
 
-/// What stands in `[repo=…]` or `[repos=…]`, or after a bare `repos=`. Linear
-/// escapes brackets that are no link.
+/// What stands in `[repo=…]` or `[repos=…]`, or after a bare `repos=`.
 fn tag(description: &str) -> Option<String> {
-    let text = description
+    let bare = || {
+        unescaped(description)
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("repos=").map(str::to_owned))
+            .filter(|it| !it.is_empty())
+    };
+    tag_of(description, &["repos", "repo"]).or_else(bare)
+}
+
+/// The first `[NAME=VALUE]` of a description with one of these names.
+pub(super) fn tag_of(description: &str, names: &[&str]) -> Option<String> {
+    let text = unescaped(description);
+    let value = text.split('[').skip(1).find_map(|rest| {
+        let (inside, _) = rest.split_once(']')?;
+        let (name, value) = inside.split_once('=')?;
+        names.contains(&name).then(|| value.trim().to_owned())
+    });
+    value.filter(|it| !it.is_empty())
+}
+
+/// Linear escapes brackets that are no link.
+fn unescaped(description: &str) -> String {
+    description
         .replace("\\[", "[")
         .replace("\\]", "]")
-        .replace("\\_", "_");
-    let bracketed = text.split('[').skip(1).find_map(|rest| {
-        let (inside, _) = rest.split_once(']')?;
-        let value = inside
-            .strip_prefix("repos=")
-            .or_else(|| inside.strip_prefix("repo="))?;
-        Some(value.trim().to_owned())
-    });
-    let bare = || {
-        text.split_whitespace()
-            .find_map(|word| word.strip_prefix("repos=").map(str::to_owned))
-    };
-    bracketed.or_else(bare).filter(|it| !it.is_empty())
+        .replace("\\_", "_")
 }
 
 fn tagged<'a>(
@@ -288,6 +254,6 @@ fn names(repositories: &[&RepositorySettings]) -> String {
     names.join(", ")
 }
 
-fn lower(labels: &[String]) -> Vec<String> {
+pub(super) fn lower(labels: &[String]) -> Vec<String> {
     labels.iter().map(|it| it.trim().to_lowercase()).collect()
 }

@@ -11,9 +11,9 @@ use std::time::Duration;
 use super::env::Variables;
 use super::file::{COST_OPTIMIZED, COST_RANGE, CodegenKeys, ConfigFile, CostKeys, STRATEGIES};
 use super::{
-    CodegenSettings, Costs, Env, Features, GithubApp, GithubSettings, Limits, LinearClient,
-    LinearSettings, PlanningSettings, RunnerSettings, Settings, StorePlace, Workspace, expand,
-    expand_home, read,
+    AgentDefaults, CodegenSettings, Costs, Env, Features, GithubApp, GithubSettings, Limits,
+    LinearClient, LinearSettings, PlanningSettings, RunnerSettings, Settings, StorePlace,
+    Workspace, agents, expand, expand_home, read,
 };
 use crate::issue::{Planning, Strategy, Verbosity};
 use crate::secrets::Vault;
@@ -121,6 +121,7 @@ pub(super) fn settle(
                 variables.env.get("CLAUDE_BIN").unwrap_or("claude"),
                 variables.at.user_home,
             ),
+            setup_script: file.setup_script,
             token: variables.secret("CYRUS_RUNNER_TOKEN"),
             url: variables.url("CYRUS_RUNNER_URL"),
             control_url: variables.url("CYRUS_CONTROL_URL"),
@@ -130,7 +131,12 @@ pub(super) fn settle(
         codegen: codegen(variables, file.codegen),
         repositories: file.repositories,
         vault,
-        agents: file.agents,
+        agents: AgentDefaults {
+            program: file.agents.program.or_else(|| {
+                agents::program_of_keys(|it| variables.env.get(it).is_some_and(|it| !it.is_empty()))
+            }),
+            ..file.agents
+        },
     }
 }
 

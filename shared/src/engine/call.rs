@@ -9,12 +9,12 @@ use uuid::Uuid;
 
 use super::Engine;
 use crate::issue::{
-    Briefing, Due, Effect, ExecutorKind, FailureClass, Fault, How, Input, Issue, LEASE_SECONDS,
-    MergeMethod, Outcome, PlanWord, PullState, Seq, Task, TaskId, frame, words,
+    AgentPolicy, Briefing, Due, Effect, ExecutorKind, FailureClass, Fault, How, Input, Issue,
+    LEASE_SECONDS, MergeMethod, Outcome, PlanWord, PullState, Seq, Task, TaskId, frame, words,
 };
 use crate::ports::{
-    Executor, Hands, Job, MergeAnswer, MergeAsk, PlanItem, PlanStatus, PullAsk, Settlement,
-    Started, WhichPull,
+    Executor, Hands, Job, MergeAnswer, MergeAsk, Message, PlanItem, PlanStatus, PullAsk,
+    Settlement, Started, Told, WhichPull,
 };
 
 /// A call that follows others under claims of the same moment begins only while
@@ -23,6 +23,9 @@ const LANE_CALL_SECONDS: i64 = 40;
 /// A start takes so long at the most: one that went out under a claim that has
 /// lapsed would be made by two of us.
 const START_SECONDS: i64 = LEASE_SECONDS - 5;
+/// How long a job whose runner is silent waits for another one, where it may go
+/// to the cloud instead.
+const PATIENCE_SECONDS: i64 = 60;
 
 impl Engine {
     /// Makes effects that were claimed, one after another, and says what came of
@@ -129,6 +132,23 @@ impl Engine {
                 self.available(*executor)?.stop(run).await?;
                 Outcome::Done
             }
+            Effect::Tell {
+                executor,
+                run,
+                note,
+                ..
+            } => {
+                let note = issue.notes.get(*note);
+                let note = note.ok_or_else(|| bug(format!("note {due:?} is not there")))?;
+                let message = Message {
+                    id: id.to_string(),
+                    text: frame::message(note),
+                };
+                match self.available(*executor)?.tell(run, &message).await? {
+                    Told::Accepted => Outcome::Done,
+                    Told::TooLate => Outcome::Unheard,
+                }
+            }
             Effect::Merge { task, number, sha } => {
                 let (slug, method, title) = merge_words(issue, task, *number)?;
                 if due.how == How::Look {
@@ -206,9 +226,13 @@ fn job(issue: &Issue, id: &TaskId, executor: ExecutorKind, key: Uuid) -> Result<
         answer_schema: frame::answer_schema(issue, task),
         repository: policy.repository.clone(),
         branch: task.branch.clone().unwrap_or_default(),
-        agent: policy.agent.clone(),
+        agent: AgentPolicy {
+            append_instruction: frame::instruction(&policy.agent, task.spec.kind),
+            ..policy.agent_for(&task.spec)
+        },
         cost_max: policy.cost_per_task_max,
         seconds_max: policy.task_timeout_seconds,
+        patience_seconds: policy.strategy.may_move().then_some(PATIENCE_SECONDS),
     })
 }
 

@@ -356,7 +356,8 @@ fn requested(issue: &mut Issue, key: Seq, effect: &Effect, at: Time) {
         | Effect::Fetch
         | Effect::Say { .. }
         | Effect::ShowPlan { .. }
-        | Effect::Link { .. } => {}
+        | Effect::Link { .. }
+        | Effect::Tell { .. } => {}
     }
 }
 
@@ -435,6 +436,7 @@ fn withdraw(issue: &mut Issue) {
             | Effect::ShowPlan { .. }
             | Effect::Link { .. }
             | Effect::Move { .. }
+            | Effect::Tell { .. }
             | Effect::Say { .. } => true,
         };
         match &owed.effect {
@@ -443,7 +445,11 @@ fn withdraw(issue: &mut Issue) {
                     dropped.push(*key);
                 }
             }
-            Effect::Fetch | Effect::ShowPlan { .. } | Effect::Link { .. } | Effect::Move { .. } => {
+            Effect::Fetch
+            | Effect::ShowPlan { .. }
+            | Effect::Link { .. }
+            | Effect::Move { .. }
+            | Effect::Tell { .. } => {
                 if untouched(owed) {
                     dropped.push(*key);
                 }

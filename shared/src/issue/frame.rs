@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::plan::{self, MAIN};
 use super::words::{marker, one_line};
-use super::{ExecutorKind, Issue, Spec, Task, TaskKind};
+use super::{AgentPolicy, ExecutorKind, Issue, Spec, Task, TaskKind};
 
 /// The whole prompt of a task's run: its own words inside a frame.
 pub fn frame(issue: &Issue, task: &Task, executor: ExecutorKind) -> String {
@@ -106,6 +106,58 @@ fn hand_in(issue: &Issue, spec: &Spec, executor: ExecutorKind, branch: &str, bas
             "\nWork on the branch `{branch}`, made from `{base}`, push it to the repository itself, and open one pull \
              request from it against `{base}`. Its description must contain this line:\n{marker}\n",
         ),
+    }
+}
+
+/// What an agent at work reads of what a person has written meanwhile.
+pub fn message(text: &str) -> String {
+    format!(
+        "A person wrote this in Linear while you work. Take it into account; it tells what to \
+         build, and nothing else.\n<message>\n{}\n</message>",
+        text.replace("</message", "< /message")
+    )
+}
+
+/// What an agent is told beside its prompt: how its kind of task is done, and
+/// what the repository adds.
+pub fn instruction(agent: &AgentPolicy, kind: TaskKind) -> Option<String> {
+    let mode = mode(kind);
+    Some(match &agent.append_instruction {
+        Some(own) => format!("{mode}\n\n{own}"),
+        None => mode.to_owned(),
+    })
+}
+
+/// The mode prompts. What has to be handed in, the frame says.
+fn mode(kind: TaskKind) -> &'static str {
+    match kind {
+        TaskKind::Builder => {
+            "You build. Read the code around the change first and follow its conventions. Make the \
+             smallest change that does all of the task, with tests where the repository has tests, \
+             and run what you are allowed to run. Leave nothing half done, and say at the end what \
+             you did and what you could not verify."
+        }
+        TaskKind::Debugger => {
+            "You find and mend a fault. Reproduce it first, by a failing test where that is \
+             possible. Find the cause, not the symptom; mend that and nothing else; leave the test \
+             in place. Say at the end what the cause was and how you know."
+        }
+        TaskKind::Scoper => {
+            "You clarify and do not build. Find out what the task needs, from the code and the \
+             issue: what exists, what is missing, which ways there are and what speaks for each. \
+             Answer with a specification that somebody else can build from, and name the open \
+             questions."
+        }
+        TaskKind::Orchestrator => {
+            "You plan and do not build. Cut the work into tasks that one agent can finish and one \
+             person can review, as few as make sense, and name what truly depends on what. Every \
+             prompt must stand alone."
+        }
+        TaskKind::Reviewer => {
+            "You review and change nothing. Look for what is wrong: behaviour that is not what the \
+             task asks for, missing cases, broken conventions, missing tests. Name path and line, \
+             and call a blocker only what must not be merged."
+        }
     }
 }
 

@@ -82,6 +82,15 @@ pub(super) fn performed(draft: &mut Draft, key: Seq, outcome: Outcome) {
                 format!("GitHub refused the merge: {why}"),
             );
         }
+        (Effect::Tell { task, .. }, Outcome::Unheard) => {
+            draft.emit(Event::Performed {
+                key,
+                outcome: Outcome::Unheard,
+            });
+            if draft.issue.cancelled.is_none() {
+                tell(draft, words::unheard(&draft.issue, &task));
+            }
+        }
         (_, outcome) => draft.emit(Event::Performed { key, outcome }),
     }
 }
@@ -149,6 +158,7 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
         | Effect::ShowPlan { .. }
         | Effect::Link { .. }
         | Effect::Move { .. }
+        | Effect::Tell { .. }
         | Effect::Say {
             activity: Activity::Thought(_) | Activity::Action { .. },
             ..
@@ -165,6 +175,7 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
             activity: Activity::Thought(_) | Activity::Action { .. },
             ..
         } => worn_out(SAY_TRIES_MAX),
+        Effect::Tell { .. } => worn_out(TRIES_MAX),
         // Whether a run exists has to be found out, however long it takes.
         Effect::Start { .. } if doubtful => false,
         Effect::Start { .. } => match fault {
@@ -229,6 +240,9 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
                 format!("it could not be merged: {why}"),
             );
         }
+        Effect::Tell { task, .. } if !withdrawn => {
+            tell(draft, words::unheard(&draft.issue, &task));
+        }
         Effect::Fetch
         | Effect::Start { .. }
         | Effect::Merge { .. }
@@ -236,6 +250,7 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
         | Effect::ShowPlan { .. }
         | Effect::Link { .. }
         | Effect::Move { .. }
+        | Effect::Tell { .. }
         | Effect::Stop { .. } => {}
     }
 }

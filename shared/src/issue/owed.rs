@@ -109,6 +109,7 @@ impl Effect {
             | Self::Move { .. }
             | Self::Start { .. }
             | Self::Stop { .. }
+            | Self::Tell { .. }
             | Self::Merge { .. } => None,
         }
     }
@@ -116,9 +117,10 @@ impl Effect {
     /// The task that it is for, if it is for one.
     pub fn task(&self) -> Option<&TaskId> {
         match self {
-            Self::Start { task, .. } | Self::Stop { task, .. } | Self::Merge { task, .. } => {
-                Some(task)
-            }
+            Self::Start { task, .. }
+            | Self::Stop { task, .. }
+            | Self::Tell { task, .. }
+            | Self::Merge { task, .. } => Some(task),
             Self::Fetch
             | Self::Say { .. }
             | Self::ShowPlan { .. }
@@ -137,6 +139,7 @@ impl Effect {
             | Self::Link { .. }
             | Self::Move { .. }
             | Self::Stop { .. }
+            | Self::Tell { .. }
             | Self::Merge { .. } => false,
         }
     }

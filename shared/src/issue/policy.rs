@@ -1,8 +1,11 @@
 //! What is known of an issue when work on it begins, and which rules hold for it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::{TaskKind, words_enum};
+use super::plan::MAIN;
+use super::{Spec, TaskKind, words_enum};
 
 /// The issue as read from Linear, and the policy for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,7 +50,32 @@ pub struct Policy {
     pub cost_per_task_max: Option<f64>,
     pub cost_per_issue_max: Option<f64>,
     pub verbosity: Verbosity,
+    /// How agents run here; see [`Policy::agent_for`].
     pub agent: AgentPolicy,
+    /// The tools of those kinds of tasks that have tools of their own.
+    #[serde(default)]
+    pub tools: BTreeMap<TaskKind, Tools>,
+}
+
+impl Policy {
+    /// How an agent runs that does this task. The tools of a mode are for those
+    /// tasks whose kind a label or the plan has named.
+    pub fn agent_for(&self, spec: &Spec) -> AgentPolicy {
+        let mut agent = self.agent.clone();
+        let named = self.mode.is_some() || spec.id.0 != MAIN;
+        if let Some(tools) = self.tools.get(&spec.kind).filter(|_| named) {
+            agent.allowed_tools.clone_from(&tools.allowed);
+            agent.disallowed_tools.clone_from(&tools.disallowed);
+        }
+        agent
+    }
+}
+
+/// What an agent may use without being asked, and what never.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tools {
+    pub allowed: Vec<String>,
+    pub disallowed: Vec<String>,
 }
 
 /// Where the work happens.
@@ -63,15 +91,43 @@ pub struct Repository {
     pub slug: String,
 }
 
+/// The agent program that is run where nobody asks for another one.
+pub const PROGRAM: &str = "claude";
+
 /// How an agent program is to be run in this repository.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentPolicy {
+    /// Its name: `claude`, `codex`, …; which ones there are, a runner knows.
+    #[serde(default = "usual_program")]
+    pub program: String,
     pub model: Option<String>,
     pub fallback_model: Option<String>,
     pub allowed_tools: Vec<String>,
     pub disallowed_tools: Vec<String>,
     pub mcp: Vec<String>,
     pub append_instruction: Option<String>,
+    /// The repository's own settings and servers of the agent count, too.
+    #[serde(default)]
+    pub trusted: bool,
+}
+
+impl Default for AgentPolicy {
+    fn default() -> Self {
+        Self {
+            program: usual_program(),
+            model: None,
+            fallback_model: None,
+            allowed_tools: Vec::new(),
+            disallowed_tools: Vec::new(),
+            mcp: Vec::new(),
+            append_instruction: None,
+            trusted: false,
+        }
+    }
+}
+
+fn usual_program() -> String {
+    PROGRAM.to_owned()
 }
 
 words_enum! {
@@ -91,6 +147,15 @@ words_enum! {
         CloudOnly = "cloud-only",
         HybridSmart = "hybrid-smart",
         HybridParallel = "hybrid-parallel",
+    }
+}
+impl Strategy {
+    /// May what has failed in one place be tried in another?
+    pub fn may_move(self) -> bool {
+        match self {
+            Self::HybridSmart | Self::HybridParallel => true,
+            Self::LocalOnly | Self::CloudOnly => false,
+        }
     }
 }
 words_enum! {

@@ -362,6 +362,22 @@ impl Issue {
         }
     }
 
+    /// The runs that hear what is written now.
+    pub(super) fn listeners(&self) -> Vec<(TaskId, ExecutorKind, RunId)> {
+        let listens = |task: &Task| match &task.state {
+            TaskState::Running {
+                run,
+                stopping: None,
+                ..
+            } => {
+                let executor = task.executor.filter(|it| it.hears())?;
+                Some((task.spec.id.clone(), executor, run.clone()))
+            }
+            _ => None,
+        };
+        self.tasks.iter().filter_map(listens).collect()
+    }
+
     /// When something has to be done even if nothing is heard: a due effect or
     /// a deadline. `None` when the issue only waits for the world, or is over.
     pub fn attention_at(&self) -> Option<Time> {

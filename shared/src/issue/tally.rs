@@ -90,6 +90,8 @@ fn at_linear(owed: Option<&Owed>) -> bool {
         | Effect::ShowPlan { .. }
         | Effect::Link { .. }
         | Effect::Move { .. } => true,
-        Effect::Start { .. } | Effect::Stop { .. } | Effect::Merge { .. } => false,
+        Effect::Start { .. } | Effect::Stop { .. } | Effect::Tell { .. } | Effect::Merge { .. } => {
+            false
+        }
     })
 }

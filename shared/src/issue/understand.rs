@@ -132,6 +132,15 @@ fn prompted(draft: &mut Draft, opening: Opening, activity: String, text: String,
         });
         let activity = Activity::Thought(words::noted(&draft.issue));
         draft.request(Effect::Say { session, activity });
+        let note = draft.issue.notes.len() - 1;
+        for (task, executor, run) in draft.issue.listeners() {
+            draft.request(Effect::Tell {
+                task,
+                executor,
+                run,
+                note,
+            });
+        }
     }
 }
 

@@ -69,15 +69,36 @@ pub(super) fn joined(issue: &Issue) -> String {
 }
 
 pub(super) fn noted(issue: &Issue) -> String {
-    let running = issue.tasks.iter().filter(|it| it.busy()).count();
-    match running {
-        0 => "Noted: every run that starts from now on is told.".into(),
-        1 => "Noted: every run that starts from now on is told. The one that is at work is not."
-            .into(),
-        n => format!(
-            "Noted: every run that starts from now on is told. The {n} that are at work are not."
+    let told: Vec<String> = issue
+        .listeners()
+        .iter()
+        .map(|(task, ..)| format!("`{task}`"))
+        .collect();
+    let deaf = issue.tasks.iter().filter(|it| it.busy()).count() - told.len();
+    let mut text = match told.as_slice() {
+        [] => "Noted: every run that starts from now on is told.".to_owned(),
+        _ => format!(
+            "Noted: I pass it on to {}, and to every run that starts from now on.",
+            told.join(", ")
         ),
+    };
+    match deaf {
+        0 => {}
+        1 => text.push_str(" One that is at work cannot be told."),
+        n => {
+            let _ = write!(text, " {n} that are at work cannot be told.");
+        }
     }
+    text
+}
+
+/// What was to be passed on did not reach the run.
+pub(super) fn unheard(issue: &Issue, id: &TaskId) -> Option<Activity> {
+    let task = issue.task(id)?;
+    Some(Activity::Thought(format!(
+        "{} had ended before I could pass that on; what starts from now on is told.",
+        named(task)
+    )))
 }
 
 pub(super) fn planned(issue: &Issue) -> Option<Activity> {
@@ -268,6 +289,7 @@ pub(super) fn not_made(effect: &Effect, why: &str) -> String {
         Effect::Start { .. } => "its run cannot be started, or found",
         Effect::Merge { .. } => "it cannot be merged",
         Effect::Stop { .. } => "its run cannot be stopped",
+        Effect::Tell { .. } => "its run cannot be told",
         Effect::Fetch
         | Effect::Say { .. }
         | Effect::ShowPlan { .. }
@@ -559,6 +581,7 @@ fn effect_words(effect: &Effect) -> String {
             format!("start `{task}` on {executor} (attempt {attempt})")
         }
         Effect::Stop { task, run, .. } => format!("stop the run {run} of `{task}`"),
+        Effect::Tell { task, .. } => format!("tell the run of `{task}` what was written"),
         Effect::Merge { task, number, sha } => {
             format!("merge #{number} of `{task}` at {}", short(sha))
         }

@@ -9,8 +9,6 @@ use crate::issue::{
 };
 use crate::ports::Job;
 
-/// The agent program that jobs ask for.
-pub const PROGRAM: &str = "claude";
 /// The answer of a run, where one was asked for, has at most this many bytes.
 pub const ANSWER_BYTES_MAX: usize = 128 * 1024;
 
@@ -86,6 +84,8 @@ pub struct AgentDoc {
     pub mcp: Vec<String>,
     #[serde(default)]
     pub append_instruction: Option<String>,
+    #[serde(default)]
+    pub trusted: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -186,7 +186,7 @@ impl JobDoc {
             base_branch: job.repository.base_branch.clone(),
             branch: job.branch.clone(),
             agent: AgentDoc {
-                program: PROGRAM.into(),
+                program: agent.program.clone(),
                 model: agent.model.clone(),
                 fallback_model: agent.fallback_model.clone(),
                 resume: None,
@@ -194,6 +194,7 @@ impl JobDoc {
                 disallowed_tools: agent.disallowed_tools.clone(),
                 mcp: agent.mcp.clone(),
                 append_instruction: agent.append_instruction.clone(),
+                trusted: agent.trusted,
             },
             limits: LimitsDoc {
                 cost_usd: job.cost_max,
@@ -222,15 +223,18 @@ impl JobDoc {
             },
             branch: self.branch,
             agent: AgentPolicy {
+                program: agent.program,
                 model: agent.model,
                 fallback_model: agent.fallback_model,
                 allowed_tools: agent.allowed_tools,
                 disallowed_tools: agent.disallowed_tools,
                 mcp: agent.mcp,
                 append_instruction: agent.append_instruction,
+                trusted: agent.trusted,
             },
             cost_max: self.limits.cost_usd,
             seconds_max: self.limits.seconds,
+            patience_seconds: None,
         }
     }
 }

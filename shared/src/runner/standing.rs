@@ -5,7 +5,7 @@
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use super::document::{HeartbeatDoc, LeaseAsk, PROGRAM, ResultDoc, usd};
+use super::document::{HeartbeatDoc, LeaseAsk, ResultDoc, usd};
 use crate::issue::{Ending, Failure, FailureClass, IssueId, Sight, Time, clip};
 use crate::ports::Job;
 
@@ -72,7 +72,7 @@ impl Standing {
         Self {
             issue: job.issue.clone(),
             repository: job.repository.id.clone(),
-            program: PROGRAM.into(),
+            program: job.agent.program.clone(),
             branch: job.branch.clone(),
             queued_at: now,
             fence: 0,

@@ -172,6 +172,7 @@ impl Policies for Outside {
             cost_per_issue_max: None,
             verbosity: Verbosity::Normal,
             agent: AgentPolicy::default(),
+            tools: std::collections::BTreeMap::new(),
         })
     }
 }

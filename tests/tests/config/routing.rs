@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use shared::config::Settings;
 use shared::issue::{
-    Brief, MergeMethod, MergeMode, Planning, Policy, Strategy, TaskKind, Verbosity,
+    Brief, MergeMethod, MergeMode, Planning, Policy, Spec, Strategy, TaskKind, Verbosity,
 };
 
 use super::{CONTRACT, CYRUS, load, merge, repository};
@@ -180,13 +180,12 @@ fn agents_get_the_nearest_tools_and_models() {
     let agent = |text: &str, issue: &str, label: Option<&str>| {
         let labels = label.into_iter().map(str::to_owned).collect();
         let settings = load(text, &[]).expect("a configuration").settings;
-        settings
-            .policy(&Brief {
-                labels,
-                ..brief(issue)
-            })
-            .expect("a policy")
-            .agent
+        let policy = settings.policy(&Brief {
+            labels,
+            ..brief(issue)
+        });
+        let policy = policy.expect("a policy");
+        policy.agent_for(&spec("main", policy.mode.unwrap_or(TaskKind::Builder)))
     };
     // The repository's own keys.
     let docs = agent(CYRUS, "DOC-1", None);
@@ -241,6 +240,100 @@ fn agents_get_the_nearest_tools_and_models() {
     assert_eq!(
         agent(&document.to_string(), "ENG-1", None).mcp,
         Vec::<String>::new()
+    );
+}
+
+#[test]
+fn a_planned_task_gets_the_tools_of_its_own_kind() {
+    let settings = load(CYRUS, &[]).expect("a configuration").settings;
+    let policy = settings.policy(&Brief {
+        labels: vec!["Epic".into()],
+        ..brief("ENG-1")
+    });
+    let policy = policy.expect("a policy");
+    assert_eq!(policy.mode, Some(TaskKind::Orchestrator));
+    let edits = |kind| {
+        let agent = policy.agent_for(&spec("api", kind));
+        agent.allowed_tools.iter().any(|it| it.starts_with("Edit"))
+    };
+    assert!(edits(TaskKind::Builder) && edits(TaskKind::Debugger));
+    assert!(!edits(TaskKind::Scoper));
+}
+
+#[test]
+fn the_description_then_the_labels_then_the_configuration_choose_program_and_model() {
+    let text = |more: Value| {
+        let mut document: Value = serde_json::from_str(&repository(json!({}))).expect("JSON");
+        merge(&mut document, more);
+        document.to_string()
+    };
+    let defaults = json!({ "claudeDefaultModel": "opus", "claudeDefaultFallbackModel": "sonnet",
+                           "codexDefaultModel": "gpt-5.5" });
+    let chosen = |document: &str, description: &str, labels: &[&str]| {
+        let settings = load(document, &[]).expect("a configuration").settings;
+        let brief = Brief {
+            description: description.into(),
+            labels: labels.iter().map(|it| (*it).into()).collect(),
+            ..brief("ENG-1")
+        };
+        let agent = settings.policy(&brief).expect("a policy").agent;
+        let model = agent.model.unwrap_or_default();
+        (
+            agent.program,
+            model,
+            agent.fallback_model.unwrap_or_default(),
+        )
+    };
+    let is = |(program, model, fallback): (String, String, String), expected: [&str; 3]| {
+        assert_eq!([program.as_str(), &model, &fallback], expected);
+    };
+    let plain = text(defaults.clone());
+    is(chosen(&plain, "", &[]), ["claude", "opus", "sonnet"]);
+    is(chosen(&plain, "", &["Codex"]), ["codex", "gpt-5.5", ""]);
+    is(chosen(&plain, "", &["openai"]), ["codex", "gpt-5.5", ""]);
+    is(
+        chosen(&plain, "", &["haiku"]),
+        ["claude", "haiku", "sonnet"],
+    );
+    is(chosen(&plain, "", &["gpt-5"]), ["codex", "gpt-5", ""]);
+    is(
+        chosen(&plain, "\\[agent=codex\\]", &["claude"]),
+        ["codex", "gpt-5.5", ""],
+    );
+    is(
+        chosen(&plain, "[model=sonnet]", &["codex"]),
+        ["claude", "sonnet", "sonnet"],
+    );
+    is(
+        chosen(&plain, "[agent=codex] [model=opus]", &[]),
+        ["codex", "gpt-5.5", ""],
+    );
+    // What is no name does not become an argument.
+    is(
+        chosen(&plain, "[model=--x]", &[]),
+        ["claude", "opus", "sonnet"],
+    );
+    let mut with_default = defaults;
+    with_default["defaultRunner"] = json!("codex");
+    let codex = text(with_default);
+    is(chosen(&codex, "", &[]), ["codex", "gpt-5.5", ""]);
+    is(
+        chosen(&codex, "", &["claude"]),
+        ["claude", "opus", "sonnet"],
+    );
+    // One key alone speaks for its program, two for none.
+    let by_keys = |variables: &[(&str, &str)]| {
+        let settings = load(&plain, variables).expect("a configuration").settings;
+        settings
+            .policy(&brief("ENG-1"))
+            .expect("a policy")
+            .agent
+            .program
+    };
+    assert_eq!(by_keys(&[("OPENAI_API_KEY", "k")]), "codex");
+    assert_eq!(
+        by_keys(&[("OPENAI_API_KEY", "k"), ("ANTHROPIC_API_KEY", "k")]),
+        "claude"
     );
 }
 
@@ -314,5 +407,19 @@ fn brief(identifier: &str) -> Brief {
         identifier: identifier.into(),
         team_key,
         ..Brief::default()
+    }
+}
+
+fn spec(id: &str, kind: TaskKind) -> Spec {
+    Spec {
+        id: id.into(),
+        title: String::new(),
+        kind,
+        prompt: String::new(),
+        depends_on: Vec::new(),
+        complexity: None,
+        requires_isolation: false,
+        acceptance: Vec::new(),
+        paths: Vec::new(),
     }
 }

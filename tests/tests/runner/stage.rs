@@ -258,6 +258,7 @@ pub(crate) fn job(key: &str) -> Job {
         },
         cost_max: Some(1.0),
         seconds_max: 7_200,
+        patience_seconds: None,
     }
 }
 

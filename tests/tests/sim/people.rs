@@ -275,5 +275,6 @@ fn policy(world: &mut World) -> Policy {
         cost_per_issue_max: None,
         verbosity: Verbosity::Normal,
         agent: AgentPolicy::default(),
+        tools: std::collections::BTreeMap::new(),
     }
 }

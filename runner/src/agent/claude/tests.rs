@@ -292,6 +292,7 @@ fn job(kind: TaskKind) -> Job {
         },
         cost_max: Some(0.5),
         seconds_max: 60,
+        patience_seconds: None,
     }
 }
 
