@@ -1,6 +1,8 @@
 //! `cyrus start`: the three roles, the local runner and the API in one process.
 
+use std::collections::BTreeMap;
 use std::future::ready;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,8 +70,8 @@ impl Service {
         }
         let (bell, wakes) = service::bell();
         let forge: Arc<dyn Forge> = Arc::new(wire::forge(&settings)?);
+        let runners = wire::runners(&settings, &store)?;
         let local = local(&settings, env, Arc::clone(&forge), bell.clone())?;
-        let runners = wire::runners(&settings, &store);
         let executor = match (&local, &runners) {
             (Some(local), _) => Some(Arc::new(local.clone()) as Arc<dyn Executor>),
             (None, Some(runners)) => Some(Arc::clone(runners) as Arc<dyn Executor>),
@@ -171,7 +173,8 @@ fn local(
     forge: Arc<dyn Forge>,
     bell: Bell,
 ) -> anyhow::Result<Option<LocalExecutor>> {
-    if settings.runner.concurrency == 0 {
+    // Who names a runner wants it to do the work.
+    if settings.runner.concurrency == 0 || !settings.runner.urls.is_empty() {
         return Ok(None);
     }
     let this_program = std::env::current_exe().context("find this program")?;
@@ -179,13 +182,21 @@ fn local(
         home: settings.home.clone(),
         concurrency: settings.runner.concurrency,
         supervisor: vec![this_program.into(), "job".into()],
-        claude: settings.runner.claude_bin.clone(),
+        agents: agent_programs(settings, env),
         agent_env: runner::agent_env(env.0.clone(), &settings.runner.agent_env),
         git_env: runner::git_env(env.0.clone()),
         forge,
         clock: Arc::new(wire::SystemClock),
         wake: Arc::new(move |id| bell.look(id)),
     })))
+}
+
+/// Where the agent programs are to be looked for.
+pub(crate) fn agent_programs(settings: &Settings, env: &Env) -> BTreeMap<String, PathBuf> {
+    runner::programs(|variable| match variable {
+        "CLAUDE_BIN" => Some(settings.runner.claude_bin.clone()),
+        other => env.get(other).map(PathBuf::from),
+    })
 }
 
 pub(crate) async fn shutdown() {

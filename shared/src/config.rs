@@ -136,8 +136,8 @@ pub struct RunnerSettings {
     /// Runs in every new worktree, before the repository's own script.
     pub setup_script: Option<PathBuf>,
     pub token: Option<Secret>,
-    /// Where jobs are pushed to.
-    pub url: Option<String>,
+    /// Runners that jobs are pushed to.
+    pub urls: Vec<String>,
     /// Where a runner asks for jobs.
     pub control_url: Option<String>,
 }

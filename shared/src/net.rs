@@ -238,6 +238,16 @@ pub fn is_loopback(url: &str) -> bool {
     })
 }
 
+/// Why an address cannot be used for what nobody else shall read, and the remedy.
+pub fn check_private(url: &str) -> Result<(), String> {
+    if url.starts_with("https://") || is_loopback(url) {
+        return Ok(());
+    }
+    Err(format!(
+        "`{url}` would carry prompts and results over the network for everybody to read: use https://"
+    ))
+}
+
 /// The body of an answer, unless it is longer than `max`.
 pub(crate) async fn body_of(mut response: Response, max: usize) -> Result<Vec<u8>, Cut> {
     let mut body = Vec::new();
@@ -257,7 +267,7 @@ pub(crate) fn number(headers: &HeaderMap, name: &str) -> Option<i64> {
 
 /// An error with its causes, since the outermost says only that it failed.
 /// Without the address, which a caller names where it helps.
-fn chain(error: reqwest::Error) -> String {
+pub(crate) fn chain(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(&error);

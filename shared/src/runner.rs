@@ -1,16 +1,19 @@
 //! Runners on other machines: what they and the control plane say to each
-//! other, and the control plane's half of it. A runner asks for jobs, so it
-//! needs no address. What a runner does with a job is the crate `runner`'s
-//! business. In reading order:
+//! other, and the control plane's half of it. A runner asks for jobs, and then
+//! needs no address; or jobs are pushed to it. What it does with a job is the
+//! crate `runner`'s business. In reading order:
 //!
 //! * [`signature`]: who may speak here.
 //! * [`document`]: what is said, as JSON.
 //! * `standing`: where a job stands, and what may become of it. Pure.
-//! * [`queue`]: jobs in the registers; keeps the promises of
-//!   [`Executor`](crate::ports::Executor).
+//! * [`queue`]: jobs in the registers.
+//! * `orders`: the queue keeps the promises of [`Executor`](crate::ports::Executor).
+//! * [`push`]: the call to a runner that can be called.
 //! * [`routes`]: the queue over HTTP.
 
 pub mod document;
+mod orders;
+pub mod push;
 pub mod queue;
 pub mod routes;
 pub mod signature;

@@ -17,6 +17,7 @@ use crate::guard::Guarded;
 use crate::issue::Time;
 use crate::linear::client::{App, Auth};
 use crate::ports::{Clock, Executor, Forge, Hands, Log, Policies, Registers};
+use crate::runner::push::Push;
 use crate::runner::{FarRunners, Gate, Look};
 use crate::secrets::Token;
 use crate::store::dynamo::DynamoLog;
@@ -143,13 +144,37 @@ pub fn hands(
 }
 
 /// Runners elsewhere, where there is a token that they sign with.
-pub fn runners(settings: &Settings, store: &Store) -> Option<Arc<FarRunners>> {
-    settings.runner.token.as_ref()?;
-    Some(Arc::new(FarRunners::new(
+/// Fails where jobs are to be pushed and the runners cannot reach us.
+pub fn runners(settings: &Settings, store: &Store) -> anyhow::Result<Option<Arc<FarRunners>>> {
+    let Some(token) = &settings.runner.token else {
+        return match settings.runner.urls.as_slice() {
+            [] => Ok(None),
+            _ => Err(Missing {
+                what: "CYRUS_RUNNER_TOKEN",
+                remedy: "jobs are pushed to CYRUS_RUNNER_URL: give both sides the same token, it \
+                         signs all that is said",
+            }
+            .into()),
+        };
+    };
+    let runners = FarRunners::new(
         Arc::clone(&store.registers),
         Arc::new(SystemClock),
         settings.runner.heartbeat,
-    )))
+    );
+    if settings.runner.urls.is_empty() {
+        return Ok(Some(Arc::new(runners)));
+    }
+    let listen = settings.listen;
+    let here =
+        (listen.ip().is_loopback() && listen.port() != 0).then(|| format!("http://{listen}"));
+    let callback = settings.public_url.clone().or(here).ok_or(Missing {
+        what: "CYRUS_PUBLIC_URL",
+        remedy: "jobs are pushed to CYRUS_RUNNER_URL, and its runners call back there: say where \
+                 they reach this service",
+    })?;
+    let push = Push::new(&settings.runner.urls, token.0.clone(), callback)?;
+    Ok(Some(Arc::new(runners.pushing(push))))
 }
 
 /// Where they come in. `wait_max`: how long one may wait for a job.

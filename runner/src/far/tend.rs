@@ -79,6 +79,7 @@ impl Bonds {
             cost_usd: None,
             note: None,
             session: None,
+            heard: None,
         };
         // From when we asked, not from when we were answered.
         let asked = Instant::now();
@@ -89,7 +90,7 @@ impl Bonds {
         let length = length.and_then(|it| Duration::try_from_secs_f64(it).ok());
         *hold.good() = length.and_then(|it| asked.checked_add(it));
         Ok(match heard.action {
-            Action::Continue => Beat::Ours,
+            Action::Continue | Action::Message => Beat::Ours,
             Action::Cancel => Beat::Unwanted,
         })
     }

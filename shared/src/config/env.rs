@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use super::file::Whereabouts;
 use super::read::{self, Findings};
 use super::secret::{self, Secret};
+use crate::net::check_private;
 
 /// Where a wrong variable stands.
 pub(super) const PLACE: &str = "the environment";
@@ -93,18 +94,32 @@ impl Variables<'_> {
 
     /// An address of HTTP, without a slash at its end.
     pub(super) fn url(&self, name: &str) -> Option<String> {
-        self.parsed(name, |text| {
-            let rest = text
-                .strip_prefix("https://")
-                .or_else(|| text.strip_prefix("http://"));
-            match rest {
-                Some(rest) if !rest.is_empty() && !rest.contains(char::is_whitespace) => {
-                    Ok(text.trim_end_matches('/').to_owned())
-                }
-                Some(_) | None => {
-                    Err("must be an address that begins with `https://` or `http://`".into())
-                }
-            }
-        })
+        self.parsed(name, url)
+    }
+
+    /// Addresses that are separated by commas, none of which may be listened to.
+    pub(super) fn private_urls(&self, name: &str) -> Vec<String> {
+        let urls = self.parsed(name, |text| {
+            text.split(',')
+                .map(|it| {
+                    let url = url(it.trim())?;
+                    check_private(&url)?;
+                    Ok(url)
+                })
+                .collect::<Result<Vec<_>, String>>()
+        });
+        urls.unwrap_or_default()
+    }
+}
+
+fn url(text: &str) -> Result<String, String> {
+    let rest = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"));
+    match rest {
+        Some(rest) if !rest.is_empty() && !rest.contains(char::is_whitespace) => {
+            Ok(text.trim_end_matches('/').to_owned())
+        }
+        Some(_) | None => Err("must be an address that begins with `https://` or `http://`".into()),
     }
 }

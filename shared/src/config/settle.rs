@@ -123,7 +123,7 @@ pub(super) fn settle(
             ),
             setup_script: file.setup_script,
             token: variables.secret("CYRUS_RUNNER_TOKEN"),
-            url: variables.url("CYRUS_RUNNER_URL"),
+            urls: variables.private_urls("CYRUS_RUNNER_URL"),
             control_url: variables.url("CYRUS_CONTROL_URL"),
         },
         linear: linear(variables, file.workspaces),

@@ -39,7 +39,7 @@ pub struct JobDoc {
     /// The number of this lease. Who speaks under another one is not heard.
     pub fence: u64,
     pub lease_until: Time,
-    /// The length of a lease: what `lease_until` says without comparing clocks.
+    /// How long it holds from now: what `lease_until` says without comparing clocks.
     #[serde(default)]
     pub lease_seconds: Option<f64>,
     pub callback: String,
@@ -106,6 +106,9 @@ pub struct HeartbeatDoc {
     pub note: Option<String>,
     #[serde(default)]
     pub session: Option<String>,
+    /// The messages that it has got; `None`: it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard: Option<Vec<String>>,
 }
 
 /// The answer to a heartbeat.
@@ -116,11 +119,14 @@ pub struct HeardDoc {
     pub lease_seconds: Option<f64>,
     pub action: Action,
     pub message: Option<String>,
+    /// Tells deliveries of the same message apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<String>,
 }
 
 words_enum! {
     /// What a runner is to do with a job that it works on.
-    Action { Continue = "continue", Cancel = "cancel" }
+    Action { Continue = "continue", Cancel = "cancel", Message = "message" }
 }
 
 words_enum! {

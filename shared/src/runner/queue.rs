@@ -15,46 +15,40 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use async_trait::async_trait;
 use jiff::SignedDuration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
-use super::document::{Action, HeardDoc, HeartbeatDoc, JobDoc, LeaseAsk, ResultDoc};
-use super::standing::{Kept, Over, Standing, cancelled};
-use crate::issue::{
-    ExecutorKind, Failure, FailureClass, Fault, IssueId, REASON_BYTES_MAX, RunId, Sight, Time, clip,
-};
-use crate::ports::{
-    AppendError, Clock, Executor, Job, RegisterWrite, Registers, Settlement, Started,
-};
+use super::document::{HeardDoc, HeartbeatDoc, JobDoc, LeaseAsk, ResultDoc};
+use super::orders::REGISTER_BYTES_MAX;
+use super::push::{Answer, Push};
+use super::standing::{Kept, Over, Standing};
+use crate::issue::{Failure, FailureClass, IssueId, REASON_BYTES_MAX, Sight, Time, clip};
+use crate::ports::{AppendError, Clock, Job, RegisterWrite, Registers};
 
-const JOBS: &str = "jobs";
-const ORDERS: &str = "orders";
-const RESULTS: &str = "results";
+pub(super) const JOBS: &str = "jobs";
+pub(super) const ORDERS: &str = "orders";
+pub(super) const RESULTS: &str = "results";
 /// A lease lasts this many heartbeats.
 const HEARTBEATS_PER_LEASE: i32 = 3;
 /// A runner gets at most this many jobs at once.
 const JOBS_PER_LEASE_MAX: usize = 10;
-/// What one register may hold, in bytes of JSON: DynamoDB takes 400 KB.
-const REGISTER_BYTES_MAX: usize = 350_000;
 /// How long it is known how a job ended.
 const RESULT_KEPT: SignedDuration = SignedDuration::from_hours(14 * 24);
-/// How long an order may lie; only those that nobody took in lie so long.
-const ORDER_KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// No start is on its way for longer than this.
-const BARRED: SignedDuration = SignedDuration::from_secs(300);
+/// So many jobs are pushed in one go.
+const OFFERS_MAX: usize = 20;
 /// How often one change is tried again because somebody else wrote first.
-const CONFLICTS_MAX: usize = 20;
+pub(super) const CONFLICTS_MAX: usize = 20;
 
 /// The executor whose machines are elsewhere.
 pub struct FarRunners {
     registers: Arc<dyn Registers>,
     clock: Arc<dyn Clock>,
     lease: SignedDuration,
-    /// Where runners reach us.
+    /// Runners that can be called, rather than call.
+    push: Option<Push>,
     /// A job has come in.
     pub(super) arrived: Notify,
 }
@@ -100,7 +94,16 @@ impl FarRunners {
             registers,
             clock,
             lease: heartbeat.saturating_mul(HEARTBEATS_PER_LEASE),
+            push: None,
             arrived: Notify::new(),
+        }
+    }
+
+    /// One that also pushes jobs.
+    pub fn pushing(self, push: Push) -> Self {
+        Self {
+            push: Some(push),
+            ..self
         }
     }
 
@@ -130,7 +133,7 @@ impl FarRunners {
             if leased.len() == slots {
                 break;
             }
-            let hand_out = self.hand_out(&key, version, &standing, &ask.runner, here);
+            let hand_out = self.hand_out(&key, version, &standing, Some(&ask.runner), here);
             match hand_out.await {
                 Ok(job) => leased.extend(job),
                 // What was leased by now must not wait for its lease to lapse.
@@ -149,7 +152,7 @@ impl FarRunners {
         key: &str,
         version: u64,
         standing: &Standing,
-        runner: &str,
+        runner: Option<&str>,
         here: &str,
     ) -> anyhow::Result<Option<JobDoc>> {
         if self.read::<Over>(RESULTS, key).await?.is_some() {
@@ -183,11 +186,104 @@ impl FarRunners {
         {
             return Ok(None);
         }
-        info!(issue = %job.issue, job = key, runner, fence, "leased a job to a runner");
+        info!(issue = %job.issue, job = key, runner = runner.unwrap_or("by push"), fence, "leased a job to a runner");
         let callback = format!("{here}/runner/v1/jobs/{key}");
         let seconds = self.lease.as_secs_f64();
         let job = Job { cost_max, ..job };
         Ok(Some(JobDoc::new(&job, fence, until, seconds, callback)))
+    }
+
+    /// Pushes a job, if jobs are pushed.
+    pub(super) async fn offer(&self, key: &str) {
+        let Some(push) = &self.push else { return };
+        let offered = async {
+            if let Some((version, Kept::Open(standing))) = self.read::<Kept>(JOBS, key).await? {
+                self.push_out(push, key, version, standing).await?;
+            }
+            anyhow::Ok(())
+        };
+        // It lies in the queue, and the next look offers it again.
+        if let Err(error) = offered.await {
+            warn!(job = key, "could not push the job: {error:#}");
+        }
+    }
+
+    /// Pushes the oldest jobs that nobody has, if jobs are pushed.
+    pub(super) async fn offer_all(&self) {
+        let Some(push) = self.push.as_ref().filter(|it| it.may_take()) else {
+            return;
+        };
+        let offered = async {
+            let now = self.now();
+            let jobs = self.jobs().await?.into_iter();
+            let mut free: Vec<_> = jobs
+                .filter_map(|(key, (version, kept))| match kept {
+                    Kept::Open(it) if it.offers(now) => Some((it.queued_at, key, version, it)),
+                    Kept::Open(_) | Kept::Over(_) | Kept::Barred => None,
+                })
+                .collect();
+            free.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+            for (_, key, version, standing) in free.into_iter().take(OFFERS_MAX) {
+                if !push.may_take() {
+                    break;
+                }
+                self.push_out(push, &key, version, standing).await?;
+            }
+            anyhow::Ok(())
+        };
+        if let Err(error) = offered.await {
+            warn!("could not push jobs: {error:#}");
+        }
+    }
+
+    /// Leases a job to whoever will have it of those that can be called.
+    async fn push_out(
+        &self,
+        push: &Push,
+        key: &str,
+        version: u64,
+        standing: Standing,
+    ) -> anyhow::Result<()> {
+        let (mut version, mut standing) = (version, standing);
+        for place in push.places() {
+            if !standing.offers(self.now()) {
+                return Ok(());
+            }
+            let handed = self.hand_out(key, version, &standing, None, push.callback());
+            let Some(job) = handed.await? else {
+                return Ok(());
+            };
+            let at = &place.url;
+            let soon = match push.post(place, &job, self.now()).await {
+                Answer::Taken => return Ok(()),
+                Answer::NotNow(why) => {
+                    if !why.is_empty() {
+                        warn!(job = key, runner = %at, "the runner cannot be reached: {why}");
+                    }
+                    true
+                }
+                Answer::Refused(why) => {
+                    warn!(job = key, runner = %at, "the runner would not take the job: {why}");
+                    false
+                }
+                Answer::Doubtful(why) => {
+                    warn!(job = key, runner = %at, "the runner may have taken the job: {why}");
+                    return Ok(());
+                }
+            };
+            // Nobody else gets this fence, though nobody has it.
+            let until = job.lease_until;
+            standing = standing.leased(None, until).refused(self.now(), soon);
+            let kept = Kept::Open(standing.clone());
+            if !self
+                .write(JOBS, key, Some(&kept), None, version + 1)
+                .await?
+            {
+                return Ok(());
+            }
+            version += 2;
+        }
+        Ok(())
     }
 
     /// A runner says that it works on a job.
@@ -201,22 +297,16 @@ impl FarRunners {
             if !standing.is_of(&beat.runner, beat.fence) {
                 return Ok(Heartbeat::Stale);
             }
-            let (heard, first) = standing.heard(beat, self.now(), self.lease);
-            let doc = HeardDoc {
-                lease_until: heard.lease.as_ref().map_or(Time::MIN, |it| it.until),
-                lease_seconds: Some(self.lease.as_secs_f64()),
-                action: if heard.cancel {
-                    Action::Cancel
-                } else {
-                    Action::Continue
-                },
-                message: None,
+            let first = standing.lease.as_ref().is_some_and(|it| !it.heard);
+            let (doc, heard) = standing.heard(beat, self.now(), self.lease);
+            let begun = first.then_some(standing.issue);
+            let Some(heard) = heard else {
+                return Ok(Heartbeat::Heard { doc, begun });
             };
             if self
                 .write(JOBS, key, Some(&Kept::Open(heard)), None, version)
                 .await?
             {
-                let begun = first.then_some(standing.issue);
                 return Ok(Heartbeat::Heard { doc, begun });
             }
         }
@@ -240,6 +330,9 @@ impl FarRunners {
             let over = bounded(standing.ended(result.clone()))?;
             if self.finish(key, version, over).await? {
                 info!(issue = %standing.issue, job = key, "a runner has ended a job");
+                if let Some(push) = &self.push {
+                    push.has_room();
+                }
                 return Ok(Report::Taken(standing.issue));
             }
         }
@@ -247,7 +340,7 @@ impl FarRunners {
     }
 
     /// The job ends like this, unless somebody else has written first.
-    async fn finish(&self, key: &str, version: u64, over: Over) -> anyhow::Result<bool> {
+    pub(super) async fn finish(&self, key: &str, version: u64, over: Over) -> anyhow::Result<bool> {
         let kept = Kept::Over(over);
         if !self.write(JOBS, key, Some(&kept), None, version).await? {
             return Ok(false);
@@ -290,7 +383,11 @@ impl FarRunners {
     }
 
     /// How a run stands; `listed`: what a list said of it.
-    async fn sight(&self, key: &str, listed: Option<(u64, Kept)>) -> anyhow::Result<Sight> {
+    pub(super) async fn sight(
+        &self,
+        key: &str,
+        listed: Option<(u64, Kept)>,
+    ) -> anyhow::Result<Sight> {
         let kept = match listed {
             Some(it) => Some(it),
             None => self.read(JOBS, key).await?,
@@ -316,7 +413,7 @@ impl FarRunners {
         Ok(standing.sight(now))
     }
 
-    async fn jobs(&self) -> anyhow::Result<BTreeMap<String, (u64, Kept)>> {
+    pub(super) async fn jobs(&self) -> anyhow::Result<BTreeMap<String, (u64, Kept)>> {
         let registers = self.registers.list(JOBS, self.now()).await?;
         let mut jobs = BTreeMap::new();
         for it in registers {
@@ -331,7 +428,7 @@ impl FarRunners {
         Ok(jobs)
     }
 
-    async fn read<T: DeserializeOwned>(
+    pub(super) async fn read<T: DeserializeOwned>(
         &self,
         shelf: &str,
         key: &str,
@@ -346,7 +443,7 @@ impl FarRunners {
 
     /// Writes a register that is still as it was seen, or removes it. `false`:
     /// somebody else was quicker.
-    async fn write<T: Serialize>(
+    pub(super) async fn write<T: Serialize>(
         &self,
         shelf: &str,
         key: &str,
@@ -370,141 +467,6 @@ impl FarRunners {
     }
 }
 
-#[async_trait]
-impl Executor for FarRunners {
-    fn kind(&self) -> ExecutorKind {
-        ExecutorKind::Local
-    }
-
-    async fn start(&self, job: &Job) -> Result<Started, Fault> {
-        let key = &job.key;
-        let size = serde_json::to_vec(job).map_or(usize::MAX, |it| it.len());
-        if size > REGISTER_BYTES_MAX {
-            return Err(Fault::Permanent {
-                class: FailureClass::Invalid,
-                why: format!(
-                    "the job has {size} bytes, a runner gets at most {REGISTER_BYTES_MAX}"
-                ),
-            });
-        }
-        let known = self.read::<Over>(RESULTS, key).await.map_err(transient)?;
-        if known.is_some() {
-            return Ok(started(key, true));
-        }
-        let until = self.now().checked_add(ORDER_KEPT).ok();
-        self.write(ORDERS, key, Some(job), until, 0)
-            .await
-            .map_err(transient)?;
-        let standing = Standing::new(job, self.now());
-        let mut seen = 0;
-        for _ in 0..CONFLICTS_MAX {
-            let kept = Kept::Open(standing.clone());
-            // From here on it may have come in although we are told otherwise.
-            if self
-                .write(JOBS, key, Some(&kept), None, seen)
-                .await
-                .map_err(ambiguous)?
-            {
-                self.arrived.notify_waiters();
-                return Ok(started(key, false));
-            }
-            seen = match self.read::<Kept>(JOBS, key).await.map_err(ambiguous)? {
-                Some((_, Kept::Open(it))) => {
-                    let begun = it.sight(self.now()) == Sight::Working;
-                    return Ok(started(key, begun));
-                }
-                Some((_, Kept::Over(_))) => return Ok(started(key, true)),
-                Some((version, Kept::Barred)) => version,
-                None => 0,
-            };
-        }
-        Err(ambiguous(contended(key)))
-    }
-
-    async fn settle(&self, job: &Job) -> Result<Settlement, Fault> {
-        let key = &job.key;
-        let known = self.read::<Over>(RESULTS, key).await.map_err(transient)?;
-        if known.is_some() {
-            return Ok(Settlement::Found(started(key, true)));
-        }
-        for _ in 0..CONFLICTS_MAX {
-            match self.read::<Kept>(JOBS, key).await.map_err(transient)? {
-                Some((_, Kept::Open(it))) => {
-                    let begun = it.sight(self.now()) == Sight::Working;
-                    return Ok(Settlement::Found(started(key, begun)));
-                }
-                Some((_, Kept::Over(_))) => return Ok(Settlement::Found(started(key, true))),
-                Some((_, Kept::Barred)) => {}
-                None => {
-                    // The write whose answer was lost may still be on its way.
-                    let until = self.now().checked_add(BARRED).ok();
-                    let bar = Some(&Kept::Barred);
-                    if !self
-                        .write(JOBS, key, bar, until, 0)
-                        .await
-                        .map_err(transient)?
-                    {
-                        continue;
-                    }
-                }
-            }
-            // Once more: it may have come and ended since.
-            let known = self.read::<Over>(RESULTS, key).await.map_err(transient)?;
-            return Ok(match known {
-                Some(_) => Settlement::Found(started(key, true)),
-                None => Settlement::Absent { certain: true },
-            });
-        }
-        Err(transient(contended(key)))
-    }
-
-    async fn observe(&self, runs: &[RunId]) -> Vec<Result<Sight, Fault>> {
-        let jobs = match runs {
-            [] => return Vec::new(),
-            // The list is for many.
-            [_] => BTreeMap::new(),
-            _ => match self.jobs().await {
-                Ok(jobs) => jobs,
-                Err(error) => {
-                    let fault = transient(error);
-                    return runs.iter().map(|_| Err(fault.clone())).collect();
-                }
-            },
-        };
-        let mut sights = Vec::new();
-        for RunId(key) in runs {
-            let sight = self.sight(key, jobs.get(key).cloned()).await;
-            sights.push(sight.map_err(transient));
-        }
-        sights
-    }
-
-    async fn stop(&self, RunId(key): &RunId) -> Result<(), Fault> {
-        for _ in 0..CONFLICTS_MAX {
-            let (version, standing) = match self.read::<Kept>(JOBS, key).await.map_err(transient)? {
-                Some((version, Kept::Open(standing))) => (version, standing),
-                Some((_, Kept::Over(_) | Kept::Barred)) | None => return Ok(()),
-            };
-            let wanted = if standing.held(self.now()) {
-                if standing.cancel {
-                    return Ok(());
-                }
-                let cancel = true;
-                let standing = Standing { cancel, ..standing };
-                self.write(JOBS, key, Some(&Kept::Open(standing)), None, version)
-                    .await
-            } else {
-                let over = standing.broken_off(cancelled());
-                self.finish(key, version, over).await
-            };
-            if wanted.map_err(transient)? {
-                return Ok(());
-            }
-        }
-        Err(transient(contended(key)))
-    }
-}
-
 /// What a register can hold of it.
 fn bounded(mut over: Over) -> anyhow::Result<Over> {
     if serde_json::to_vec(&over)?.len() <= REGISTER_BYTES_MAX {
@@ -523,32 +485,6 @@ fn bounded(mut over: Over) -> anyhow::Result<Over> {
     Ok(over)
 }
 
-fn started(key: &str, begun: bool) -> Started {
-    Started {
-        run: RunId(key.to_owned()),
-        url: None,
-        begun,
-    }
-}
-
-fn contended(key: &str) -> anyhow::Error {
+pub(super) fn contended(key: &str) -> anyhow::Error {
     anyhow::anyhow!("the job `{key}` kept changing for {CONFLICTS_MAX} tries")
-}
-
-fn transient(error: anyhow::Error) -> Fault {
-    Fault::Transient {
-        why: clip(
-            &format!("the jobs of the runners cannot be reached: {error:#}"),
-            REASON_BYTES_MAX,
-        ),
-    }
-}
-
-fn ambiguous(error: anyhow::Error) -> Fault {
-    Fault::Ambiguous {
-        why: clip(
-            &format!("the job may not have been kept: {error:#}"),
-            REASON_BYTES_MAX,
-        ),
-    }
 }

@@ -5,12 +5,22 @@
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use super::document::{HeartbeatDoc, LeaseAsk, ResultDoc, usd};
+use super::document::{Action, HeardDoc, HeartbeatDoc, LeaseAsk, ResultDoc, usd};
 use crate::issue::{Ending, Failure, FailureClass, IssueId, Sight, Time, clip};
-use crate::ports::Job;
+use crate::ports::{Job, Message};
 
-/// A job whose lease has lapsed this often is given to nobody any more.
-pub(super) const LEASES_MAX: u64 = 3;
+/// A job that this many runners have begun and not been heard of again is given
+/// to nobody any more.
+const LOST_MAX: u32 = 3;
+/// So is one that was handed out this often to nobody who ever spoke.
+const UNHEARD_MAX: u32 = 20;
+/// The messages of one job, and all their bytes.
+const MESSAGES_MAX: usize = 50;
+const MESSAGES_BYTES_MAX: usize = 128 * 1024;
+/// What a result is given along where a message was too late for its run.
+const MISSED: &str = "\n\n(What was written last came too late for this run.)";
+/// A runner that will not have a job is offered it again after this long.
+const OFFER_AGAIN: SignedDuration = SignedDuration::from_secs(30);
 /// What a runner calls itself, in bytes.
 pub(super) const NAME_BYTES_MAX: usize = 128;
 /// A note, or a session's id, in bytes.
@@ -44,18 +54,40 @@ pub(super) struct Standing {
     pub(super) cancel: bool,
     /// What the leases before the last one have cost; `None`: nobody knows.
     pub(super) lost_usd: Option<f64>,
+    /// Leases before the last one whose holders were heard, and then no more …
+    #[serde(default)]
+    lost: u32,
+    /// … and those whose holders never were.
+    #[serde(default)]
+    unheard: u32,
+    /// Since when somebody had begun it and nobody has it any more.
+    #[serde(default)]
+    silent_since: Option<Time>,
+    /// How long that may be so, see [`Job::patience_seconds`].
+    #[serde(default)]
+    patience_seconds: Option<i64>,
+    /// It is pushed to nobody before.
+    #[serde(default)]
+    pub(super) offer_at: Option<Time>,
+    /// What people have written, for whoever works on it.
+    #[serde(default)]
+    messages: Vec<Message>,
 }
 
 /// A runner's right to work on a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Lease {
-    pub(super) runner: String,
+    /// `None`: it was pushed, and who has taken it has not spoken yet.
+    pub(super) runner: Option<String>,
     pub(super) until: Time,
     /// Its holder has been heard. Before that no agent runs.
     pub(super) heard: bool,
     pub(super) cost_usd: Option<f64>,
     pub(super) note: Option<String>,
     pub(super) session: Option<String>,
+    /// How many of the messages its holder has.
+    #[serde(default)]
+    passed_on: usize,
 }
 
 /// A job that has ended.
@@ -79,6 +111,12 @@ impl Standing {
             lease: None,
             cancel: false,
             lost_usd: Some(0.0),
+            lost: 0,
+            unheard: 0,
+            silent_since: None,
+            patience_seconds: job.patience_seconds,
+            offer_at: None,
+            messages: Vec::new(),
         }
     }
 
@@ -106,20 +144,38 @@ impl Standing {
         if self.held(now) {
             return None;
         }
+        let last = self.without_lease();
+        let holder = self.lease.as_ref().and_then(|it| it.runner.as_deref());
+        let holder = holder.unwrap_or("an unknown one");
+        let lost = |message| Failure {
+            class: FailureClass::Lost,
+            message,
+        };
         let failure = if self.cancel {
             cancelled()
-        } else if self.fence >= LEASES_MAX {
-            let holder = self.lease.as_ref().map_or("", |it| &it.runner);
-            let message = format!(
-                "{} runners in a row took the job and were not heard of again, at last `{holder}`",
-                self.fence
-            );
-            let class = FailureClass::Lost;
-            Failure { class, message }
+        } else if last.lost >= LOST_MAX {
+            let n = last.lost;
+            lost(format!(
+                "{n} runners took the job and were not heard of again, at last `{holder}`"
+            ))
+        } else if last.unheard >= UNHEARD_MAX {
+            let n = last.unheard;
+            lost(format!(
+                "the job was handed out {n} times, and nobody who got it was ever heard"
+            ))
+        } else if last.out_of_patience(now) {
+            lost("its runner was not heard of again, and no other has taken it".into())
         } else {
             return None;
         };
         Some(self.broken_off(failure))
+    }
+
+    fn out_of_patience(&self, now: Time) -> bool {
+        let (Some(since), Some(patience)) = (self.silent_since, self.patience_seconds) else {
+            return false;
+        };
+        now.duration_since(since).as_secs() >= patience
     }
 
     /// It ends without a word of a runner.
@@ -137,56 +193,139 @@ impl Standing {
 
     /// May this runner have it now?
     pub(super) fn suits(&self, ask: &LeaseAsk, now: Time) -> bool {
-        !self.held(now)
-            && !self.cancel
-            && self.fence < LEASES_MAX
+        self.free(now)
             && ask.repositories.contains(&self.repository)
             && ask.agents.contains(&self.program)
     }
 
-    /// It, in this runner's hands.
-    pub(super) fn leased(&self, runner: &str, until: Time) -> Self {
+    /// May it be pushed now?
+    pub(super) fn offers(&self, now: Time) -> bool {
+        self.free(now) && self.offer_at.is_none_or(|at| at <= now)
+    }
+
+    fn free(&self, now: Time) -> bool {
+        !self.held(now) && !self.cancel && self.lapsed(now).is_none()
+    }
+
+    /// It, in this runner's hands, or in the hands of whoever it is pushed to.
+    pub(super) fn leased(&self, runner: Option<&str>, until: Time) -> Self {
         Self {
             fence: self.fence + 1,
             lost_usd: self.cost_so_far(),
             lease: Some(Lease {
-                runner: runner.to_owned(),
+                runner: runner.map(str::to_owned),
                 until,
                 heard: false,
                 cost_usd: None,
                 note: None,
                 session: None,
+                passed_on: 0,
             }),
+            ..self.without_lease()
+        }
+    }
+
+    /// It, after whoever it was pushed to would not have it. `soon`: there was
+    /// only no room.
+    pub(super) fn refused(&self, now: Time, soon: bool) -> Self {
+        let offer_at = (!soon).then(|| now + OFFER_AGAIN);
+        Self {
+            lease: None,
+            offer_at,
             ..self.clone()
         }
     }
 
-    /// Is this the word of who has it? Also after the lease has lapsed, as long
-    /// as nobody else got it.
-    pub(super) fn is_of(&self, runner: &str, fence: u64) -> bool {
-        let ours = self.lease.as_ref().is_some_and(|it| it.runner == runner);
-        ours && self.fence == fence
+    /// It in nobody's hands; the last lease has lapsed.
+    fn without_lease(&self) -> Self {
+        let mut bare = self.clone();
+        if let Some(lease) = bare.lease.take() {
+            if lease.heard {
+                bare.lost += 1;
+                bare.silent_since = Some(lease.until);
+            } else {
+                bare.unheard += 1;
+            }
+        }
+        bare
     }
 
-    /// It, after its holder was heard; and whether that was for the first time.
+    /// Is this the word of who has it? Also after the lease has lapsed, as long
+    /// as nobody else got it. Who has it after a push is who speaks first.
+    pub(super) fn is_of(&self, runner: &str, fence: u64) -> bool {
+        let ours = |lease: &Lease| lease.runner.as_ref().is_none_or(|it| it == runner);
+        self.fence == fence && self.lease.as_ref().is_some_and(ours)
+    }
+
+    /// What its holder is told, and how it stands afterwards, where that has
+    /// changed: a lease that has just begun is not written at every heartbeat.
     pub(super) fn heard(
         &self,
         beat: &HeartbeatDoc,
         now: Time,
         length: SignedDuration,
-    ) -> (Self, bool) {
+    ) -> (HeardDoc, Option<Self>) {
         let mut heard = self.clone();
-        let mut first = false;
+        let (mut worth_it, mut until) = (false, now);
+        let mut message = None;
         if let Some(lease) = &mut heard.lease {
             let short = |it: &String| clip(it, NOTE_BYTES_MAX);
-            first = !lease.heard;
-            lease.heard = true;
-            lease.until = now + length;
-            lease.cost_usd = usd(beat.cost_usd).or(lease.cost_usd);
-            lease.note = beat.note.as_ref().map(short).or(lease.note.take());
-            lease.session = beat.session.as_ref().map(short).or(lease.session.take());
+            let left = lease.until.duration_since(now);
+            let session = beat.session.as_ref().map(short);
+            worth_it = !lease.heard
+                || left.saturating_mul(3) < length.saturating_mul(2)
+                || (session.is_some() && session != lease.session);
+            // The next message, until its holder says that it has it; one that
+            // says nothing of that gets each once.
+            let has = |it: &Message| beat.heard.as_ref().is_some_and(|ids| ids.contains(&it.id));
+            while heard.messages.get(lease.passed_on).is_some_and(has) {
+                lease.passed_on += 1;
+                worth_it = true;
+            }
+            message = heard.messages.get(lease.passed_on).cloned();
+            if message.is_some() && beat.heard.is_none() {
+                lease.passed_on += 1;
+                worth_it = true;
+            }
+            if worth_it {
+                lease.heard = true;
+                lease.runner = Some(beat.runner.clone());
+                lease.until = now + length;
+                lease.cost_usd = usd(beat.cost_usd).or(lease.cost_usd);
+                lease.note = beat.note.as_ref().map(short).or(lease.note.take());
+                lease.session = session.or(lease.session.take());
+            }
+            until = lease.until;
         }
-        (heard, first)
+        heard.silent_since = None;
+        let message = message.filter(|_| !heard.cancel);
+        let doc = HeardDoc {
+            lease_until: until,
+            lease_seconds: Some(until.duration_since(now).as_secs_f64()),
+            action: match &message {
+                _ if heard.cancel => Action::Cancel,
+                Some(_) => Action::Message,
+                None => Action::Continue,
+            },
+            message_id: message.as_ref().map(|it| it.id.clone()),
+            message: message.map(|it| it.text),
+        };
+        (doc, worth_it.then_some(heard))
+    }
+
+    /// It, with one message more; `None`: it has that one. An error says why
+    /// there is no room.
+    pub(super) fn told(&self, message: &Message) -> Result<Option<Self>, String> {
+        if self.messages.iter().any(|it| it.id == message.id) {
+            return Ok(None);
+        }
+        let bytes: usize = self.messages.iter().map(|it| it.text.len()).sum();
+        if self.messages.len() >= MESSAGES_MAX || bytes + message.text.len() > MESSAGES_BYTES_MAX {
+            return Err("too much has been written to this run already".into());
+        }
+        let mut told = self.clone();
+        told.messages.push(message.clone());
+        Ok(Some(told))
     }
 
     /// How it ended, in its holder's words.
@@ -194,6 +333,12 @@ impl Standing {
         let by = Some((result.runner.clone(), result.fence));
         let mut ending = result.into_ending(&self.branch);
         ending.cost_usd = sum(self.lost_usd, ending.cost_usd);
+        let passed_on = self.lease.as_ref().map_or(0, |it| it.passed_on);
+        if let Ok(result) = &mut ending.result
+            && passed_on < self.messages.len()
+        {
+            result.text.push_str(MISSED);
+        }
         Over {
             issue: self.issue.clone(),
             by,

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use shared::issue::{FailureClass, Sight};
-use shared::runner::document::{Action, JobDoc, LeaseAsk};
+use shared::issue::{FailureClass, Fault, RunId, Sight};
+use shared::ports::{Executor as _, Job, Message, Told};
+use shared::runner::document::{Action, HeartbeatDoc, JobDoc, LeaseAsk};
 use shared::runner::queue::{Heartbeat, Report};
 
 use crate::on_every_store;
@@ -15,7 +16,11 @@ on_every_store! {
     of_many_runners_one_gets_the_job,
     a_lease_that_lapses_goes_to_another_and_the_first_is_not_heard,
     who_wakes_up_before_another_has_it_goes_on,
-    after_three_lapsed_leases_the_run_is_lost,
+    after_three_runners_that_fell_silent_the_run_is_lost,
+    who_never_spoke_had_not_begun,
+    a_job_that_may_go_elsewhere_does_not_wait_for_a_silent_runner,
+    a_heartbeat_that_changes_nothing_writes_nothing,
+    what_people_write_reaches_whoever_works_on_it,
     a_stop_before_anybody_has_it_is_its_end,
     a_stop_is_told_to_who_has_it,
     a_stop_of_what_nobody_is_heard_of_is_its_end,
@@ -149,12 +154,12 @@ async fn who_wakes_up_before_another_has_it_goes_on(stage: Stage) {
     );
 }
 
-async fn after_three_lapsed_leases_the_run_is_lost(stage: Stage) {
+async fn after_three_runners_that_fell_silent_the_run_is_lost(stage: Stage) {
     stage.start("k1").await;
     for fence in 1..=3 {
         let leased = stage.lease_one("mac-1").await;
         assert_eq!(leased.fence, fence);
-        assert_eq!(stage.sight("k1").await, Sight::Waiting, "nobody has begun");
+        stage.beat("mac-1", &leased, Some(0.25)).await;
         stage.clock.forward(LEASE);
     }
     assert_eq!(stage.lease("mac-1").await, []);
@@ -162,8 +167,140 @@ async fn after_three_lapsed_leases_the_run_is_lost(stage: Stage) {
     let failure = ending.result.expect_err("a failure");
     assert_eq!(failure.class, FailureClass::Lost);
     assert!(failure.message.contains("`mac-1`"), "{failure:?}");
-    assert_eq!(ending.cost_usd, Some(0.0), "no agent was ever started");
+    assert_eq!(ending.cost_usd, Some(0.75), "what they said");
     assert_eq!(stage.shelf("jobs").await, Vec::<String>::new());
+}
+
+async fn who_never_spoke_had_not_begun(stage: Stage) {
+    stage.start("k1").await;
+    let mut leased = 0;
+    while let Some(job) = stage.lease("mac-1").await.pop() {
+        leased += 1;
+        assert_eq!(job.fence, leased);
+        assert_eq!(stage.sight("k1").await, Sight::Waiting, "nobody has begun");
+        stage.clock.forward(LEASE);
+        assert!(leased <= 100, "somebody has to give up");
+    }
+    assert!(
+        leased > 3,
+        "an answer that is lost now and then is no verdict"
+    );
+    let ending = stage.ended("k1").await;
+    let failure = ending.result.expect_err("a failure");
+    assert_eq!(failure.class, FailureClass::Lost);
+    assert_eq!(ending.cost_usd, Some(0.0), "no agent was ever started");
+}
+
+async fn a_job_that_may_go_elsewhere_does_not_wait_for_a_silent_runner(stage: Stage) {
+    for (key, patience_seconds) in [("k1", Some(60)), ("k2", None)] {
+        let job = Job {
+            patience_seconds,
+            ..job(key)
+        };
+        stage.queue.start(&job).await.expect("accepted");
+        // As long as it takes until somebody has begun.
+        stage.clock.forward(10_000);
+        assert_eq!(stage.sight(key).await, Sight::Waiting);
+        let leased = stage.lease_one("mac-1").await;
+        stage.beat("mac-1", &leased, None).await;
+        stage.clock.forward(LEASE + 59);
+        assert_eq!(stage.sight(key).await, Sight::Waiting);
+        stage.clock.forward(1);
+        match (patience_seconds, stage.sight(key).await) {
+            (Some(_), Sight::Ended(ending)) => {
+                let failure = ending.result.expect_err("a failure");
+                assert_eq!(failure.class, FailureClass::Lost);
+                assert_eq!(stage.report("mac-1", &leased).await, Report::Stale);
+            }
+            (None, Sight::Waiting) => {
+                let issue = Report::Taken("5e1c".into());
+                assert_eq!(stage.report("mac-1", &leased).await, issue);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn a_heartbeat_that_changes_nothing_writes_nothing(stage: Stage) {
+    stage.start("k1").await;
+    let leased = stage.lease_one("mac-1").await;
+    let until = |heard: &Heartbeat| match heard {
+        Heartbeat::Heard { doc, .. } => doc.lease_until,
+        other => panic!("{other:?}"),
+    };
+    let first = until(&stage.beat("mac-1", &leased, None).await);
+    let kept = stage.registers_of("k1").await;
+    stage.clock.forward(LEASE / 3);
+    let again = stage.beat("mac-1", &leased, None).await;
+    assert_eq!(until(&again), first, "what it is told is what holds");
+    match again {
+        Heartbeat::Heard { doc, .. } => assert_eq!(doc.lease_seconds, Some(60.0)),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(stage.registers_of("k1").await, kept);
+    stage.clock.forward(1);
+    let later = until(&stage.beat("mac-1", &leased, None).await);
+    assert_eq!(later.duration_since(first).as_secs(), LEASE / 3 + 1);
+}
+
+async fn what_people_write_reaches_whoever_works_on_it(stage: Stage) {
+    let tell = async |id: &str| {
+        let message = Message {
+            id: id.into(),
+            text: format!("text of {id}"),
+        };
+        let told = stage.queue.tell(&RunId::from("k1"), &message).await;
+        told.expect("an answer")
+    };
+    let beat = async |job: &JobDoc, heard: Option<&[&str]>| {
+        let heard = heard.map(|ids| ids.iter().map(|it| (*it).to_owned()).collect());
+        let beat = HeartbeatDoc {
+            runner: "mac-1".into(),
+            fence: job.fence,
+            cost_usd: None,
+            note: None,
+            session: None,
+            heard,
+        };
+        match stage.queue.heartbeat("k1", &beat).await {
+            Ok(Heartbeat::Heard { doc, .. }) => (doc.action, doc.message_id),
+            other => panic!("{other:?}"),
+        }
+    };
+    let message = |id: &str| (Action::Message, Some(id.to_owned()));
+    let none = (Action::Continue, None);
+    assert_eq!(tell("m0").await, Told::TooLate, "there is no such run");
+    stage.start("k1").await;
+    let leased = stage.lease_one("mac-1").await;
+    beat(&leased, Some(&[])).await;
+    for id in ["m1", "m2", "m1"] {
+        assert_eq!(tell(id).await, Told::Accepted);
+    }
+    // Again and again, until it is known to be there.
+    assert_eq!(beat(&leased, Some(&[])).await, message("m1"));
+    assert_eq!(beat(&leased, Some(&[])).await, message("m1"));
+    assert_eq!(beat(&leased, Some(&["m1"])).await, message("m2"));
+    assert_eq!(beat(&leased, Some(&["m1", "m2"])).await, none);
+    // The next holder has heard nothing of it; this one does not say what it has.
+    stage.clock.forward(LEASE);
+    let leased = stage.lease_one("mac-1").await;
+    assert_eq!(beat(&leased, None).await, message("m1"));
+    assert_eq!(beat(&leased, None).await, message("m2"));
+    assert_eq!(beat(&leased, None).await, none);
+    // What comes too late is said.
+    assert_eq!(tell("m3").await, Told::Accepted);
+    stage.report("mac-1", &leased).await;
+    assert_eq!(tell("m4").await, Told::TooLate);
+    let text = stage.ended("k1").await.result.expect("a success").text;
+    assert!(text.contains("came too late"), "{text}");
+    // There is a bound.
+    stage.start("k2").await;
+    let long = Message {
+        id: "m".into(),
+        text: "x".repeat(200_000),
+    };
+    let told = stage.queue.tell(&RunId::from("k2"), &long).await;
+    assert!(matches!(told, Err(Fault::Permanent { .. })), "{told:?}");
 }
 
 async fn a_stop_before_anybody_has_it_is_its_end(stage: Stage) {

@@ -8,5 +8,6 @@ mod door;
 mod leases;
 mod money;
 mod promises;
+mod push;
 mod signature;
 mod stage;

@@ -65,6 +65,18 @@ async fn what_is_not_there_can_not_turn_up_later(stage: Stage) {
     assert_eq!(stage.sight("k1").await, Sight::Gone);
     assert_eq!(stage.lease("mac-1").await, []);
     stage.stop("k1").await;
+    // One that had seen where it stood comes too late as well, once it was
+    // looked for again.
+    let seen = stage.registers.get("jobs", "k1", stage.now()).await;
+    let seen = seen.expect("read").expect("a bar").version;
+    assert_eq!(stage.queue.settle(&job("k1")).await, certain);
+    let late = RegisterWrite {
+        shelf: "jobs".into(),
+        name: "k1".into(),
+        value: Some("a job".into()),
+        expires_at: None,
+    };
+    assert!(stage.registers.put(late, seen, stage.now()).await.is_err());
     // Made once more, it is one.
     assert!(!stage.start("k1").await);
     assert_eq!(stage.sight("k1").await, Sight::Waiting);

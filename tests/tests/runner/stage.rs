@@ -12,6 +12,7 @@ use shared::issue::{
 use shared::ports::{AppendError, Clock, Executor, Job, Register, RegisterWrite, Registers};
 use shared::runner::FarRunners;
 use shared::runner::document::{HeartbeatDoc, JobDoc, LeaseAsk, Outcome, ResultDoc};
+use shared::runner::push::Push;
 use shared::runner::queue::{Heartbeat, Report};
 use shared::store::dynamo::DynamoLog;
 use shared::store::memory::MemoryLog;
@@ -84,6 +85,19 @@ pub(crate) struct Stage {
 
 impl Stage {
     fn on(registers: Arc<dyn Registers>, kept: impl Any + Send) -> Self {
+        Self::made(registers, kept, |queue| queue)
+    }
+
+    /// On a store in memory, with a queue that pushes.
+    pub(crate) fn pushing(push: Push) -> Self {
+        Self::made(Arc::new(MemoryLog::default()), (), |it| it.pushing(push))
+    }
+
+    fn made(
+        registers: Arc<dyn Registers>,
+        kept: impl Any + Send,
+        with: impl FnOnce(FarRunners) -> FarRunners,
+    ) -> Self {
         let clock = Hands::new();
         let registers = Arc::new(Shaky {
             inner: registers,
@@ -95,7 +109,7 @@ impl Stage {
             Duration::from_secs(HEARTBEAT.cast_unsigned()),
         );
         Self {
-            queue: Arc::new(queue),
+            queue: Arc::new(with(queue)),
             registers,
             clock,
             _kept: Box::new(kept),
@@ -166,6 +180,7 @@ impl Stage {
             cost_usd: usd,
             note: None,
             session: None,
+            heard: None,
         };
         self.queue
             .heartbeat(&job.job, &beat)
