@@ -110,7 +110,13 @@ pub fn issue(issue: &Issue) -> IssueDoc {
 
 fn task(issue: &Issue, task: &Task) -> TaskDoc {
     // Where a task will go is known before it goes.
-    let route = || Some(route::route(&task.spec, issue.policy.as_ref()?.strategy));
+    let route = || {
+        Some(route::route(
+            &task.spec,
+            issue.policy.as_ref()?.strategy,
+            task.lost,
+        ))
+    };
     let planned = if task.executor.is_none() {
         route()
     } else {

@@ -731,6 +731,79 @@ fn a_remark_goes_along_with_what_starts_later() {
 }
 
 #[test]
+fn a_remark_is_passed_on_to_the_runs_that_hear() {
+    let mut story = Story::new();
+    story.open("s1");
+    story.make_all(nothing_held);
+    let told = story.prompt("s1", "p1", "use tabs");
+    assert!(
+        told.iter().any(|it| it.contains("I pass it on to `plan`"))
+            && told
+                .iter()
+                .any(|it| it == "to do: tell the run of `plan` what was written"),
+        "{told:?}"
+    );
+    let tell = |story: &Story| {
+        let tells = |it: &&Due| matches!(it.effect, Effect::Tell { .. });
+        story
+            .issue
+            .due(story.now)
+            .iter()
+            .find(tells)
+            .map(|it| it.key)
+    };
+    let key = tell(&story).expect("it is owed");
+    let said = story.hear(Input::Performed {
+        key,
+        outcome: Outcome::Unheard,
+    });
+    assert!(
+        said.iter()
+            .any(|it| it.contains("before I could pass that on")),
+        "{said:?}"
+    );
+    // A stop leaves nobody to tell.
+    story.prompt("s1", "p2", "use spaces");
+    assert!(tell(&story).is_some());
+    story.hear(Input::Cancelled {
+        why: CancelReason::Stop,
+        at: story.now,
+    });
+    assert_eq!(tell(&story), None);
+    // Codegen's runs hear nothing while they work.
+    let mut story = planned();
+    let told = story.prompt("s1", "p1", "use tabs");
+    assert!(
+        told.iter()
+            .any(|it| it.contains("One that is at work cannot be told")),
+        "{told:?}"
+    );
+    assert_eq!(tell(&story), None);
+}
+
+#[test]
+fn what_was_lost_on_the_teams_machine_goes_to_the_cloud_where_the_strategy_allows_it() {
+    for (strategy, goes) in [
+        (Strategy::HybridParallel, "codegen"),
+        (Strategy::LocalOnly, "local"),
+    ] {
+        let mut story = Story::new();
+        story.policy.strategy = strategy;
+        story.open("s1");
+        story.make_all(nothing_held);
+        let lost = Failure {
+            class: FailureClass::Lost,
+            message: "its runner was not heard of again".into(),
+        };
+        story.run_ends("plan", 1, Err(lost));
+        story.later(60);
+        story.hear(Input::Tick);
+        let plan = story.issue.task(&TaskId::from("plan")).expect("the plan");
+        assert_eq!(plan.executor.map(|it| it.word()), Some(goes));
+    }
+}
+
+#[test]
 fn every_session_gets_a_last_word() {
     let mut story = planned();
     story.open("s2");

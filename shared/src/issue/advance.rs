@@ -201,7 +201,7 @@ fn dispatch(draft: &mut Draft) {
         .into_iter()
         .take(free)
         .map(|task| {
-            let (executor, why) = route::route(&task.spec, policy.strategy);
+            let (executor, why) = route::route(&task.spec, policy.strategy, task.lost);
             (task.spec.id.clone(), task.attempt + 1, executor, why)
         })
         .collect();

@@ -8,8 +8,8 @@ use jiff::SignedDuration;
 use super::owed::{Doubt, Owed};
 use super::state::Pull;
 use super::{
-    Activity, Claim, Effect, Event, Fault, Issue, Outcome, Record, Seq, SessionId, Settled, Spec,
-    StopReason, Stopping, Task, TaskId, TaskState, Time, words,
+    Activity, Claim, Effect, Event, Failure, FailureClass, Fault, Issue, Outcome, Record, Seq,
+    SessionId, Settled, Spec, StopReason, Stopping, Task, TaskId, TaskState, Time, words,
 };
 
 /// Remembers one record.
@@ -198,6 +198,10 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
                 task.cost_usd += cost_usd;
                 task.cost_is_estimate |= cost_is_estimate;
                 task.state = TaskState::Seeking { since: *at };
+                let lost = |it: &Failure| it.class == FailureClass::Lost;
+                task.lost = task
+                    .executor
+                    .filter(|_| ending.result.as_ref().is_err_and(lost));
                 if let Ok(result) = &ending.result {
                     task.reported_pull.clone_from(&result.pull_url);
                     task.branch = result.branch.clone().or(task.branch.take());

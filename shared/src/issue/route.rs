@@ -2,9 +2,19 @@
 
 use super::{Complexity, ExecutorKind, Spec, Strategy, TaskKind};
 
-/// The choice for a task under a strategy.
-pub fn route(spec: &Spec, strategy: Strategy) -> (ExecutorKind, String) {
+/// The choice for a task under a strategy. `lost`: where its last run was lost.
+pub fn route(
+    spec: &Spec,
+    strategy: Strategy,
+    lost: Option<ExecutorKind>,
+) -> (ExecutorKind, String) {
     use ExecutorKind::{Codegen, Local};
+    if strategy.may_move() && lost == Some(Local) {
+        let why = format!(
+            "{strategy}: its last run on the team's machines was lost, so it goes to the cloud"
+        );
+        return (Codegen, why);
+    }
     let thinks = match spec.kind {
         TaskKind::Orchestrator | TaskKind::Scoper | TaskKind::Reviewer => true,
         TaskKind::Builder | TaskKind::Debugger => false,
@@ -47,6 +57,7 @@ mod tests {
 
     #[test]
     fn every_strategy_by_kind() {
+        use ExecutorKind::{Codegen, Local};
         let choice = |strategy, kind, complexity| {
             let spec = Spec {
                 id: "a".into(),
@@ -59,9 +70,11 @@ mod tests {
                 acceptance: vec![],
                 paths: vec![],
             };
-            route(&spec, strategy).0
+            let lost = route(&spec, strategy, Some(Local)).0;
+            let to_cloud = strategy != Strategy::LocalOnly;
+            assert_eq!(lost, if to_cloud { Codegen } else { Local });
+            route(&spec, strategy, None).0
         };
-        use ExecutorKind::{Codegen, Local};
         for kind in TaskKind::ALL.iter().copied() {
             assert_eq!(choice(Strategy::LocalOnly, kind, None), Local);
             assert_eq!(choice(Strategy::CloudOnly, kind, None), Codegen);

@@ -85,6 +85,8 @@ pub struct Task {
     pub held: Option<String>,
     /// Times that the forge said its head had moved, with this head.
     pub bounces: u32,
+    /// Where its last run was lost, if it was.
+    pub lost: Option<ExecutorKind>,
     /// What a scoper answered.
     pub answer: Option<String>,
     pub not_before: Option<Time>,
@@ -494,6 +496,7 @@ impl Task {
             error: None,
             held: None,
             bounces: 0,
+            lost: None,
             answer: None,
             not_before: None,
             started_at: None,
