@@ -100,8 +100,8 @@ async fn play(options: &Options, json: bool, folder: &Path) -> anyhow::Result<Ex
     let env = Env(variables);
     let store = wire::open(&config::place_of_store(&env, None)?).await?;
     let (live, _) = wire::live(&env, None, None, &store).await?;
-    let service = Service::build(live, store, &env)?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let service = Service::build(live, store, &env, listener.local_addr()?)?;
     let url = format!("http://{}", listener.local_addr()?);
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(service.run(listener, async {

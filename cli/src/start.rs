@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::ready;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -36,10 +37,10 @@ pub(crate) async fn start(common: &Common) -> anyhow::Result<ExitCode> {
         warn!("{warning}");
     }
     let settings = live.settings();
-    let service = Service::build(live, store, &env)?;
     let listener = TcpListener::bind(settings.listen)
         .await
         .with_context(|| format!("listen on {} (CYRUS_LISTEN)", settings.listen))?;
+    let service = Service::build(live, store, &env, listener.local_addr()?)?;
     info!("cyrus listens on http://{}", listener.local_addr()?);
     service.run(listener, shutdown()).await?;
     Ok(ExitCode::SUCCESS)
@@ -58,7 +59,13 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn build(live: Arc<Live>, store: Store, env: &Env) -> anyhow::Result<Self> {
+    /// `here`: where it will listen.
+    pub(crate) fn build(
+        live: Arc<Live>,
+        store: Store,
+        env: &Env,
+        here: SocketAddr,
+    ) -> anyhow::Result<Self> {
         let settings = live.settings();
         let linear_secrets = wire::linear_secrets(&settings)?;
         wire::check_linear(&settings)?;
@@ -70,7 +77,7 @@ impl Service {
         }
         let (bell, wakes) = service::bell();
         let forge: Arc<dyn Forge> = Arc::new(wire::forge(&settings)?);
-        let runners = wire::runners(&settings, &store)?;
+        let runners = wire::runners(&settings, &store, Some(here))?;
         let local = local(&settings, env, Arc::clone(&forge), bell.clone())?;
         let executor = match (&local, &runners) {
             (Some(local), _) => Some(Arc::new(local.clone()) as Arc<dyn Executor>),

@@ -1,6 +1,7 @@
-//! A runner for a control plane that runs elsewhere: leases jobs, has them done
-//! by the local executor, says how they go. Not the control plane's half, which
-//! is [`shared::runner`]. Kept in the folder `runner` of the home:
+//! A runner for a control plane that runs elsewhere: asks for jobs, or has them
+//! pushed to its `door`; has them done by the local executor, says how they go.
+//! Not the control plane's half, which is [`shared::runner`]. Kept in the folder
+//! `runner` of the home:
 //!
 //! | path | is |
 //! |---|---|
@@ -9,11 +10,12 @@
 //! | `leases/KEY.json` | a job that is ours, until its end was reported |
 //! | `jobs`, `worktrees` | the local executor's |
 //!
-//! A job is taken in three steps, so that a lost answer or a crash never leaves
-//! an agent that nobody knows of: leased, confirmed by a first heartbeat,
-//! written down; only then does its agent start.
+//! A job is leased, written down, and confirmed by a first heartbeat, so that a
+//! lost answer or a crash never leaves an agent that nobody knows of; only then
+//! does its agent start.
 
 mod control;
+mod door;
 mod held;
 mod home;
 mod tend;
@@ -24,13 +26,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use secrecy::SecretString;
 use shared::issue::Repository;
-use shared::runner::document::LeaseAsk;
-use tokio::sync::watch;
+use shared::runner::document::{JobDoc, LeaseAsk};
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 
 use self::control::Control;
+use self::door::Door;
 use self::held::Leases;
 pub use self::home::{Home, host_name};
 use self::tend::{Bonds, Tender};
@@ -62,18 +66,10 @@ pub struct FarOptions {
     /// The agent programs it has.
     pub agents: Vec<String>,
     pub heartbeat: Duration,
+    /// Where jobs are pushed to; `None`: we ask for them.
+    pub listener: Option<TcpListener>,
     /// A number from 0 to 1, by chance: runners shall not all come back at once.
     pub random: fn() -> f64,
-}
-
-/// Why a control plane's address cannot be used, and the remedy.
-pub fn check_control_url(url: &str) -> Result<(), String> {
-    if url.starts_with("https://") || shared::net::is_loopback(url) {
-        return Ok(());
-    }
-    Err(format!(
-        "`{url}` would carry prompts and results over the network for everybody to read: use https://"
-    ))
 }
 
 /// Works until `stop` comes. Agents go on under their supervisors then, and the
@@ -88,6 +84,7 @@ pub async fn run(options: FarOptions, stop: impl Future<Output = ()>) -> anyhow:
         repositories,
         agents,
         heartbeat,
+        listener,
         random,
     } = options;
     let control = Control::new(&control_url, token, Arc::clone(&local.clock))?;
@@ -121,15 +118,23 @@ pub async fn run(options: FarOptions, stop: impl Future<Output = ()>) -> anyhow:
         executor,
         leases: Leases::open(&home.path().join("leases"))?,
         repositories,
+        agents: ask.agents.clone(),
         heartbeat,
         changed,
         stopped,
     });
+    let slots = Slots {
+        free: Arc::new(Semaphore::new(slots)),
+        all: slots,
+    };
     let mut stop = std::pin::pin!(stop);
     let mut tends = JoinSet::new();
     let end = async {
-        take_up(&tender, &mut tends).await?;
-        lease(&tender, ask, slots, random, &mut tends).await
+        take_up(&tender, &slots, &mut tends).await?;
+        match listener {
+            Some(listener) => listen(&tender, listener, &slots, &mut tends).await,
+            None => lease(&tender, ask, &slots, random, &mut tends).await,
+        }
     };
     let ended = tokio::select! {
         () = &mut stop => Ok(()),
@@ -144,8 +149,18 @@ pub async fn run(options: FarOptions, stop: impl Future<Output = ()>) -> anyhow:
     ended
 }
 
+/// How many jobs may be worked on at once.
+struct Slots {
+    free: Arc<Semaphore>,
+    all: usize,
+}
+
 /// Goes on with what the last start left.
-async fn take_up(tender: &Arc<Tender>, tends: &mut JoinSet<()>) -> anyhow::Result<()> {
+async fn take_up(
+    tender: &Arc<Tender>,
+    slots: &Slots,
+    tends: &mut JoinSet<()>,
+) -> anyhow::Result<()> {
     let left = tender
         .leases
         .all()
@@ -167,16 +182,43 @@ async fn take_up(tender: &Arc<Tender>, tends: &mut JoinSet<()>) -> anyhow::Resul
     }
     for hold in ours {
         let tender = Arc::clone(tender);
-        tends.spawn(async move { tender.tend(hold).await });
+        // There may be more of them than slots, if there were more slots then.
+        let slot = Arc::clone(&slots.free).try_acquire_owned().ok();
+        tends.spawn(async move {
+            tender.tend(hold).await;
+            drop(slot);
+        });
     }
     Ok(())
+}
+
+/// Takes jobs that are pushed.
+async fn listen(
+    tender: &Arc<Tender>,
+    listener: TcpListener,
+    slots: &Slots,
+    tends: &mut JoinSet<()>,
+) -> anyhow::Result<()> {
+    let free = Arc::clone(&slots.free);
+    let (door, mut incoming) = Door::new(Arc::clone(tender), free, slots.all);
+    let serve = axum::serve(listener, door.router()).into_future();
+    let mut serve = std::pin::pin!(serve);
+    loop {
+        tokio::select! {
+            served = &mut serve => return served.context("serve the jobs' door"),
+            Some((job, slot)) = incoming.recv() => spawn(tender, job, slot, tends),
+        }
+        while let Some(ended) = tends.try_join_next() {
+            reap(ended);
+        }
+    }
 }
 
 /// Asks for work as long as there is a free slot.
 async fn lease(
     tender: &Arc<Tender>,
     mut ask: LeaseAsk,
-    slots: usize,
+    slots: &Slots,
     random: fn() -> f64,
     tends: &mut JoinSet<()>,
 ) -> anyhow::Result<()> {
@@ -185,11 +227,10 @@ async fn lease(
         while let Some(ended) = tends.try_join_next() {
             reap(ended);
         }
-        ask.slots_free = slots.saturating_sub(tends.len());
+        ask.slots_free = slots.free.available_permits();
         if ask.slots_free == 0 {
-            if let Some(ended) = tends.join_next().await {
-                reap(ended);
-            }
+            // Held until a job has ended.
+            drop(slots.free.acquire().await);
             continue;
         }
         let asked = Instant::now();
@@ -198,8 +239,9 @@ async fn lease(
                 backoff.reset();
                 let none = jobs.is_empty();
                 for job in jobs {
-                    let tender = Arc::clone(tender);
-                    tends.spawn(async move { tender.begin(job).await });
+                    // More than were asked for wait for their turn.
+                    let slot = Arc::clone(&slots.free).acquire_owned().await?;
+                    spawn(tender, job, slot, tends);
                 }
                 if none {
                     sleep_until(asked + IDLE_PAUSE).await;
@@ -211,6 +253,14 @@ async fn lease(
             }
         }
     }
+}
+
+fn spawn(tender: &Arc<Tender>, job: JobDoc, slot: OwnedSemaphorePermit, tends: &mut JoinSet<()>) {
+    let tender = Arc::clone(tender);
+    tends.spawn(async move {
+        tender.begin(job).await;
+        drop(slot);
+    });
 }
 
 fn reap(ended: Result<(), tokio::task::JoinError>) {
@@ -248,24 +298,6 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_goes_over_the_network_in_the_open() {
-        for good in [
-            "https://c.example",
-            "http://127.0.0.1:3456",
-            "http://localhost:1",
-        ] {
-            assert_eq!(check_control_url(good), Ok(()));
-        }
-        for bad in [
-            "http://c.example",
-            "http://127.0.0.1.example",
-            "ftp://c.example",
-        ] {
-            assert!(check_control_url(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn pauses_grow_and_are_bounded() {

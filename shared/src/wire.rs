@@ -2,6 +2,7 @@
 
 mod function;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -145,7 +146,12 @@ pub fn hands(
 
 /// Runners elsewhere, where there is a token that they sign with.
 /// Fails where jobs are to be pushed and the runners cannot reach us.
-pub fn runners(settings: &Settings, store: &Store) -> anyhow::Result<Option<Arc<FarRunners>>> {
+/// `here`: where we listen.
+pub fn runners(
+    settings: &Settings,
+    store: &Store,
+    here: Option<SocketAddr>,
+) -> anyhow::Result<Option<Arc<FarRunners>>> {
     let Some(token) = &settings.runner.token else {
         return match settings.runner.urls.as_slice() {
             [] => Ok(None),
@@ -165,9 +171,9 @@ pub fn runners(settings: &Settings, store: &Store) -> anyhow::Result<Option<Arc<
     if settings.runner.urls.is_empty() {
         return Ok(Some(Arc::new(runners)));
     }
-    let listen = settings.listen;
-    let here =
-        (listen.ip().is_loopback() && listen.port() != 0).then(|| format!("http://{listen}"));
+    let here = here
+        .filter(|it| it.ip().is_loopback())
+        .map(|it| format!("http://{it}"));
     let callback = settings.public_url.clone().or(here).ok_or(Missing {
         what: "CYRUS_PUBLIC_URL",
         remedy: "jobs are pushed to CYRUS_RUNNER_URL, and its runners call back there: say where \

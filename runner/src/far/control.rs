@@ -10,11 +10,11 @@ use reqwest::{Response, StatusCode, Url};
 use secrecy::SecretString;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use shared::issue::clip;
+use shared::issue::{Time, clip};
 use shared::net::is_loopback;
 use shared::ports::Clock;
 use shared::runner::document::{HeardDoc, HeartbeatDoc, JobDoc, LeaseAsk, Leased, ResultDoc};
-use shared::runner::signature::{SIGNATURE, Signed, TIMESTAMP, sign};
+use shared::runner::signature::{self, SIGNATURE, Signed, TIMESTAMP, Unauthorized, sign};
 
 /// Connecting takes longer than this only where nobody listens.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -72,7 +72,8 @@ impl Control {
 
     /// Jobs that are ours from now on.
     pub(super) async fn lease(&self, ask: &LeaseAsk) -> Result<Vec<JobDoc>, String> {
-        let answer = self.post(&["lease"], ask).await?;
+        let place = self.under(&["runner", "v1", "lease"]);
+        let answer = self.post(place, ask).await?;
         match answer.status() {
             StatusCode::NO_CONTENT => Ok(Vec::new()),
             StatusCode::OK => Ok(read::<Leased>(answer).await?.jobs),
@@ -80,13 +81,65 @@ impl Control {
         }
     }
 
+    /// Is this a place where the control plane can be called back?
+    pub(super) fn owns(&self, callback: &str) -> bool {
+        let Ok(callback) = Url::parse(callback) else {
+            return false;
+        };
+        let plain = callback.username().is_empty()
+            && callback.password().is_none()
+            && callback.query().is_none()
+            && callback.fragment().is_none();
+        let base = self.base.path().trim_end_matches('/');
+        let under = callback.path().strip_prefix(base);
+        plain
+            && callback.origin() == self.base.origin()
+            && under.is_some_and(|it| it.starts_with('/'))
+    }
+
+    /// Where a job is spoken of: where it says, if that is the control plane.
+    fn place(&self, job: &JobDoc, what: &str) -> Url {
+        let said = Url::parse(&job.callback).ok();
+        let mut url = match said.filter(|_| self.owns(&job.callback)) {
+            Some(url) => url,
+            None => self.under(&["runner", "v1", "jobs", &job.job]),
+        };
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push(what);
+        }
+        url
+    }
+
+    fn under(&self, path: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        url
+    }
+
+    /// Does this request come from the control plane?
+    pub(super) fn check(
+        &self,
+        timestamp: Option<&str>,
+        signature: Option<&str>,
+        request: Signed<'_>,
+    ) -> Result<(), Unauthorized> {
+        let now = self.clock.now();
+        signature::check(&self.token, timestamp, signature, request, now)
+    }
+
+    pub(super) fn now(&self) -> Time {
+        self.clock.now()
+    }
+
     /// What to do with a job; `None`: it is not ours any more.
     pub(super) async fn heartbeat(
         &self,
-        job: &str,
+        job: &JobDoc,
         beat: &HeartbeatDoc,
     ) -> Result<Option<HeardDoc>, String> {
-        let answer = self.post(&["jobs", job, "heartbeat"], beat).await?;
+        let answer = self.post(self.place(job, "heartbeat"), beat).await?;
         match answer.status() {
             StatusCode::OK => Ok(Some(read(answer).await?)),
             StatusCode::CONFLICT | StatusCode::NOT_FOUND => Ok(None),
@@ -94,8 +147,8 @@ impl Control {
         }
     }
 
-    pub(super) async fn result(&self, job: &str, result: &ResultDoc) -> Result<Taken, String> {
-        let answer = self.post(&["jobs", job, "result"], result).await?;
+    pub(super) async fn result(&self, job: &JobDoc, result: &ResultDoc) -> Result<Taken, String> {
+        let answer = self.post(self.place(job, "result"), result).await?;
         match answer.status() {
             StatusCode::OK => Ok(Taken::Yes),
             StatusCode::CONFLICT | StatusCode::NOT_FOUND => Ok(Taken::NotOurs),
@@ -106,14 +159,7 @@ impl Control {
         }
     }
 
-    async fn post(&self, path: &[&str], body: &impl Serialize) -> Result<Response, String> {
-        let mut url = self.base.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments
-                .pop_if_empty()
-                .extend(["runner", "v1"])
-                .extend(path);
-        }
+    async fn post(&self, url: Url, body: &impl Serialize) -> Result<Response, String> {
         let body = serde_json::to_vec(body).map_err(|error| error.to_string())?;
         let sent = self.clock.now().as_second();
         let signature = sign(
@@ -180,4 +226,43 @@ fn lost(error: &reqwest::Error) -> String {
         cause = it.source();
     }
     clip(&text, REFUSAL_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Noon;
+
+    impl Clock for Noon {
+        fn now(&self) -> Time {
+            Time::UNIX_EPOCH
+        }
+    }
+
+    #[test]
+    fn a_callback_is_the_control_planes_or_none() {
+        let control = |url| Control::new(url, "t".into(), Arc::new(Noon)).expect("a client");
+        let plain = control("https://c.example");
+        let below = control("https://c.example/prod/");
+        for (callback, of_plain, of_below) in [
+            ("https://c.example/runner/v1/jobs/1", true, false),
+            ("https://c.example/prod/runner/v1/jobs/1", true, true),
+            ("https://c.example:443/prod/x", true, true),
+            ("https://c.example/production/x", true, false),
+            ("https://c.example/prod/../x", true, false),
+            ("https://c.example/prod/%2e%2e/x", true, false),
+            ("http://c.example/prod/x", false, false),
+            ("https://c.example:8443/prod/x", false, false),
+            ("https://c.example.evil/prod/x", false, false),
+            ("https://c.example@evil/prod/x", false, false),
+            ("https://u:p@c.example/prod/x", false, false),
+            ("https://c.example/prod/x?to=evil", false, false),
+            ("file:///etc/passwd", false, false),
+            ("", false, false),
+        ] {
+            assert_eq!(plain.owns(callback), of_plain, "{callback}");
+            assert_eq!(below.owns(callback), of_below, "{callback}");
+        }
+    }
 }

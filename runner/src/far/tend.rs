@@ -2,12 +2,13 @@
 //! end, and an end at once where it is not ours any more.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use shared::issue::{Ending, Failure, FailureClass, Repository, RunId, Sight};
-use shared::ports::Executor as _;
+use shared::issue::{Ending, Failure, FailureClass, Repository, RunId, Sight, Time, clip};
+use shared::ports::{Executor as _, Message, Settlement, Told};
 use shared::runner::document::{Action, HeartbeatDoc, JobDoc, ResultDoc};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -16,10 +17,14 @@ use tracing::{error, info, warn};
 use super::Backoff;
 use super::control::{Control, Taken};
 use super::held::{Leases, local_key};
-use crate::executor::{LocalExecutor, Tenure};
+use crate::executor::{LocalExecutor, Progress, Tenure};
 
 /// A lease lasts this many heartbeats, where the control plane does not say how long.
 const HEARTBEATS_PER_LEASE: u32 = 3;
+/// No heartbeat comes later than this: a stop or a message comes back with it.
+const HEARTBEAT_MAX: Duration = Duration::from_secs(5);
+/// What is shown of a name from outside, in bytes.
+const SHOWN_BYTES_MAX: usize = 200;
 
 /// The jobs that are ours, and whom to ask whether they still are.
 pub(super) struct Bonds {
@@ -35,13 +40,25 @@ pub(super) struct Hold {
     key: String,
     doc: JobDoc,
     /// Nobody else can have it before.
-    good_until: Mutex<Option<Instant>>,
+    good_until: Mutex<Option<Good>>,
+    /// The messages that the agent gets, by their ids.
+    heard: Mutex<Vec<String>>,
+}
+
+/// How long a lease holds for sure. By two clocks, for one of them stands still
+/// while the machine sleeps, and the other may be set.
+#[derive(Clone, Copy)]
+struct Good {
+    until: Instant,
+    by_the_wall: Time,
 }
 
 /// What a heartbeat came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Beat {
     Ours,
+    /// And this was written for its agent.
+    Told(Message),
     Unwanted,
     NotOurs,
 }
@@ -61,45 +78,63 @@ impl Bonds {
     }
 
     fn take(&self, key: String, doc: JobDoc) -> Arc<Hold> {
-        let good_until = Mutex::default();
         let hold = Arc::new(Hold {
             key: key.clone(),
             doc,
-            good_until,
+            good_until: Mutex::default(),
+            heard: Mutex::default(),
         });
         self.holds().insert(key, Arc::clone(&hold));
         hold
     }
 
-    async fn beat(&self, hold: &Hold) -> Result<Beat, String> {
+    async fn beat(&self, hold: &Hold, progress: Option<Progress>) -> Result<Beat, String> {
+        let progress = progress.unwrap_or_default();
         let beat = HeartbeatDoc {
             runner: self.name.clone(),
             fence: hold.doc.fence,
-            // Agents tell what they have cost when they end.
-            cost_usd: None,
-            note: None,
-            session: None,
-            heard: None,
+            cost_usd: progress.cost_usd,
+            note: progress.note,
+            session: progress.session,
+            heard: Some(hold.heard().clone()),
         };
         // From when we asked, not from when we were answered.
-        let asked = Instant::now();
-        let Some(heard) = self.control.heartbeat(&hold.doc.job, &beat).await? else {
+        let (asked, asked_by_the_wall) = (Instant::now(), self.control.now());
+        let Some(heard) = self.control.heartbeat(&hold.doc, &beat).await? else {
             return Ok(Beat::NotOurs);
         };
-        let length = heard.lease_seconds.or(hold.doc.lease_seconds);
-        let length = length.and_then(|it| Duration::try_from_secs_f64(it).ok());
-        *hold.good() = length.and_then(|it| asked.checked_add(it));
+        let seconds = heard.lease_seconds.or(hold.doc.lease_seconds);
+        let length = seconds.and_then(|it| Duration::try_from_secs_f64(it).ok());
+        *hold.good() = length.and_then(|length| {
+            Some(Good {
+                until: asked.checked_add(length)?,
+                by_the_wall: asked_by_the_wall.checked_add(length).ok()?,
+            })
+        });
         Ok(match heard.action {
-            Action::Continue | Action::Message => Beat::Ours,
+            Action::Continue => Beat::Ours,
             Action::Cancel => Beat::Unwanted,
+            Action::Message => Beat::Told(Message {
+                // Who gives no id gives each message once.
+                id: heard
+                    .message_id
+                    .unwrap_or_else(|| format!("at-{}", asked_by_the_wall.as_nanosecond())),
+                text: heard.message.unwrap_or_default(),
+            }),
         })
+    }
+
+    fn still_good(&self, hold: &Hold) -> bool {
+        let now = self.control.now();
+        let good = *hold.good();
+        good.is_some_and(|it| Instant::now() < it.until && now < it.by_the_wall)
     }
 
     /// A heartbeat that is repeated until it is answered.
     async fn surely(&self, hold: &Hold) -> Beat {
         let mut backoff = Backoff::new(self.random);
         loop {
-            match self.beat(hold).await {
+            match self.beat(hold, None).await {
                 Ok(beat) => return beat,
                 Err(why) => {
                     warn!(job = hold.key, "cannot be heard: {why}");
@@ -111,10 +146,14 @@ impl Bonds {
 }
 
 impl Hold {
-    fn good(&self) -> MutexGuard<'_, Option<Instant>> {
+    fn good(&self) -> MutexGuard<'_, Option<Good>> {
         self.good_until
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Vec<String>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -126,10 +165,11 @@ impl Tenure for Bonds {
         };
         let mut backoff = Backoff::new(self.random);
         loop {
-            match self.beat(&hold).await {
-                Ok(beat) => return beat == Beat::Ours,
+            match self.beat(&hold, None).await {
+                Ok(Beat::Ours | Beat::Told(_)) => return true,
+                Ok(Beat::Unwanted | Beat::NotOurs) => return false,
                 // Asked in vain; but nobody else can have it yet.
-                Err(_) if hold.good().is_some_and(|it| Instant::now() < it) => return true,
+                Err(_) if self.still_good(&hold) => return true,
                 Err(why) => {
                     warn!(job = key, "waits with its push: {why}");
                     sleep(backoff.next()).await;
@@ -139,12 +179,25 @@ impl Tenure for Bonds {
     }
 }
 
+/// Why a job that was pushed is not taken.
+#[derive(Debug)]
+pub(super) enum NotTaken {
+    /// It cannot be done here; why.
+    Unfit(String),
+    /// It is, or was, worked on here already.
+    Known,
+    /// It cannot be kept; why.
+    Broken(String),
+}
+
 /// Tends to jobs, each in a task of its own.
 pub(super) struct Tender {
     pub(super) bonds: Arc<Bonds>,
     pub(super) executor: LocalExecutor,
     pub(super) leases: Leases,
     pub(super) repositories: Vec<Repository>,
+    /// The agent programs that this machine has.
+    pub(super) agents: Vec<String>,
     pub(super) heartbeat: Duration,
     /// A local run has begun or ended.
     pub(super) changed: watch::Sender<()>,
@@ -152,6 +205,64 @@ pub(super) struct Tender {
 }
 
 impl Tender {
+    /// Why a job that was pushed is not taken, if it is not.
+    pub(super) async fn check(&self, doc: &JobDoc) -> Result<(), NotTaken> {
+        let wrong = |why: String| Err(NotTaken::Unfit(why));
+        if !self.bonds.control.owns(&doc.callback) {
+            return wrong(format!(
+                "the callback `{}` is not under this runner's CYRUS_CONTROL_URL",
+                clip(&doc.callback, SHOWN_BYTES_MAX)
+            ));
+        }
+        let Some(key) = local_key(doc) else {
+            return wrong("the job has a name that no folder can have".into());
+        };
+        let Some(repository) = self.repository(doc) else {
+            return wrong(self.without_repository(doc));
+        };
+        if !self.agents.contains(&doc.agent.program) {
+            return wrong(format!(
+                "the runner `{}` has no agent program `{}`",
+                self.bonds.name,
+                clip(&doc.agent.program, SHOWN_BYTES_MAX)
+            ));
+        }
+        let newer = |it: &Arc<Hold>| it.doc.job == doc.job && it.doc.fence >= doc.fence;
+        if self.bonds.holds().values().any(newer) {
+            return Err(NotTaken::Known);
+        }
+        // What has ended here is remembered for longer than any signature is good.
+        let job = doc.clone().into_job(key, repository.clone());
+        match self.executor.settle(&job).await {
+            Ok(Settlement::Absent { .. }) => Ok(()),
+            Ok(Settlement::Found(_)) => Err(NotTaken::Known),
+            Err(fault) => Err(NotTaken::Broken(fault.to_string())),
+        }
+    }
+
+    /// Writes down a job that was pushed: it is taken. [`Tender::begin`] begins it.
+    pub(super) fn keep(&self, doc: &JobDoc) -> io::Result<()> {
+        let Some(key) = local_key(doc) else {
+            return Err(io::ErrorKind::InvalidFilename.into());
+        };
+        self.leases.keep(&key, doc)?;
+        self.bonds.take(key, doc.clone());
+        Ok(())
+    }
+
+    fn repository(&self, doc: &JobDoc) -> Option<&Repository> {
+        self.repositories.iter().find(|it| it.id == doc.repository)
+    }
+
+    fn without_repository(&self, doc: &JobDoc) -> String {
+        format!(
+            "the runner `{}` has no repository `{}`: add it to its config.json, or take it out \
+             there so that another runner gets the job",
+            self.bonds.name,
+            clip(&doc.repository, SHOWN_BYTES_MAX)
+        )
+    }
+
     /// A job that was just leased: confirmed, written down, done.
     pub(super) async fn begin(&self, doc: JobDoc) {
         let Some(key) = local_key(&doc) else {
@@ -164,7 +275,7 @@ impl Tender {
             () = self.stop_asked() => return,
         };
         match confirmed {
-            Beat::Ours => {}
+            Beat::Ours | Beat::Told(_) => {}
             Beat::Unwanted => {
                 let failure = Failure {
                     class: FailureClass::Cancelled,
@@ -192,7 +303,7 @@ impl Tender {
         let hold = self.bonds.take(key, doc);
         match self.bonds.surely(&hold).await {
             // What is not wanted is told so again by the next heartbeat.
-            Beat::Ours | Beat::Unwanted => Some(hold),
+            Beat::Ours | Beat::Told(_) | Beat::Unwanted => Some(hold),
             Beat::NotOurs => {
                 self.lose(&hold).await;
                 None
@@ -211,14 +322,10 @@ impl Tender {
     /// Until the run has ended. `None`: it is not ours any more, or we stop.
     async fn work(&self, hold: &Hold) -> Option<Ending> {
         let doc = &hold.doc;
-        let Some(repository) = self.repositories.iter().find(|it| it.id == doc.repository) else {
+        let Some(repository) = self.repository(doc) else {
             return Some(unspent(Failure {
                 class: FailureClass::Invalid,
-                message: format!(
-                    "the runner `{}` has no repository `{}`: add it to its config.json, or take it \
-                     out there so that another runner gets the job",
-                    self.bonds.name, doc.repository
-                ),
+                message: self.without_repository(doc),
             }));
         };
         let job = doc.clone().into_job(hold.key.clone(), repository.clone());
@@ -252,12 +359,19 @@ impl Tender {
                 () = self.stop_asked() => return None,
                 woken = timeout_at(next, changed.changed()) => if woken.is_ok() { continue },
             }
-            match self.bonds.beat(hold).await {
+            let progress = self.executor.progress(&run.0);
+            match self.bonds.beat(hold, progress).await {
                 Ok(beat) => {
                     backoff.reset();
                     next = Instant::now() + self.pace(hold);
                     match beat {
                         Beat::Ours => {}
+                        Beat::Told(message) => {
+                            if self.pass_on(hold, &run, message).await {
+                                // There may be more.
+                                next = Instant::now();
+                            }
+                        }
                         Beat::Unwanted => self.end(&run).await,
                         Beat::NotOurs => {
                             self.lose(hold).await;
@@ -280,6 +394,23 @@ impl Tender {
             Err(fault) => {
                 warn!(job = %run, "cannot look at its folder: {fault}");
                 None
+            }
+        }
+    }
+
+    /// Gives the agent what was written for it; true when it has it.
+    async fn pass_on(&self, hold: &Hold, run: &RunId, message: Message) -> bool {
+        match self.executor.tell(run, &message).await {
+            Ok(Told::Accepted) => {
+                hold.heard().push(message.id);
+                true
+            }
+            // The run has ended, and says so next: with its result it is told
+            // that this did not reach it.
+            Ok(Told::TooLate) => false,
+            Err(fault) => {
+                warn!(job = hold.key, "cannot be told, tried again soon: {fault}");
+                false
             }
         }
     }
@@ -314,7 +445,7 @@ impl Tender {
         }
         let mut backoff = Backoff::new(self.bonds.random);
         loop {
-            match self.bonds.control.result(&doc.job, &result).await {
+            match self.bonds.control.result(doc, &result).await {
                 Ok(Taken::Yes) => {
                     info!(job = hold.key, outcome = %result.outcome, "reported the end of a job");
                     break;
@@ -347,7 +478,8 @@ impl Tender {
             .lease_seconds
             .and_then(|it| Duration::try_from_secs_f64(it).ok())
             .map(|it| it / HEARTBEATS_PER_LEASE);
-        of_lease.map_or(self.heartbeat, |it| it.min(self.heartbeat))
+        let pace = self.heartbeat.min(HEARTBEAT_MAX);
+        of_lease.map_or(pace, |it| it.min(pace))
     }
 
     async fn stop_asked(&self) {

@@ -122,7 +122,7 @@ impl Function {
         let live = Arc::new(live);
         let settings = live.settings();
         let forge = Arc::new(forge(&settings)?);
-        let runners = runners(&settings, &store)?;
+        let runners = runners(&settings, &store, None)?;
         let local = runners.clone().map(|it| it as Arc<dyn Executor>);
         let engine = Arc::new(Engine::new(hands(&live, store, forge, local)?));
         Ok(Parts {
