@@ -220,11 +220,7 @@ async fn tools(settings: &Settings, env: &Env, findings: &mut Vec<Finding>) {
         text: claude.unwrap_or_else(|it| it),
     });
     let agent_env = agent_env(env.0.clone(), &settings.runner.agent_env);
-    let access = ["ANTHROPIC_", "CLAUDE_CODE_"];
-    if !agent_env
-        .keys()
-        .any(|name| access.iter().any(|prefix| name.starts_with(prefix)))
-    {
+    if agent_env.access_of("claude").is_empty() {
         let text = "note: neither ANTHROPIC_… nor CLAUDE_CODE_… is set: the agent must be logged in by itself".into();
         findings.push(Finding {
             check: "Claude Code".into(),

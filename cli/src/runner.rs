@@ -1,18 +1,19 @@
 //! `cyrus runner`: only the local runner, for a control plane that runs elsewhere.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ::runner::far::{self, FarOptions, Home, check_control_url, host_name};
-use ::runner::find_program;
+use ::runner::far::{self, FarOptions, Home, host_name};
 use anyhow::Context as _;
 use shared::config::{ConfigError, Env, Problem};
-use shared::issue::PROGRAM;
+use shared::net::check_private;
 use shared::store::memory::MemoryLog;
 use shared::wire::{self, Missing, Store};
+use tokio::net::TcpListener;
 use tracing::{info, warn};
 
-use crate::start::shutdown;
+use crate::start::{agent_programs, shutdown};
 use crate::{Common, install, log_to_stderr};
 
 #[derive(clap::Args, Clone, Debug)]
@@ -20,6 +21,12 @@ pub(crate) struct Options {
     /// Where the control plane is [default: CYRUS_CONTROL_URL]
     #[arg(long, value_name = "URL")]
     control: Option<String>,
+    /// Take jobs that are pushed to this address, instead of asking for them
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Keep the worktrees of finished jobs
+    #[arg(long)]
+    keep: bool,
     /// What this runner calls itself [default: the host's name and a number kept in its home]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -65,14 +72,15 @@ pub(crate) async fn runner(common: &Common, options: &Options) -> anyhow::Result
             .into());
         }
     };
-    check_control_url(&control_url).map_err(|what| misuse(key, place, what))?;
+    check_private(&control_url).map_err(|what| misuse(key, place, what))?;
     if settings.runner.concurrency == 0 {
         let what = "is 0, so that no agent would ever run here: raise it".into();
         return Err(misuse("runner.concurrency", &settings.place, what).into());
     }
     let agent_env = ::runner::agent_env(env.0.clone(), &settings.runner.agent_env);
-    let path = agent_env.get("PATH").map_or("", String::as_str);
-    if find_program(&settings.runner.claude_bin, path).is_none() {
+    let programs = agent_programs(&settings, &env);
+    let agents = ::runner::installed(&programs, agent_env.path());
+    if agents.is_empty() {
         return Err(Missing {
             what: "CLAUDE_BIN",
             remedy: "no agent program was found: install Claude Code, or name it there",
@@ -95,16 +103,29 @@ pub(crate) async fn runner(common: &Common, options: &Options) -> anyhow::Result
             .context("keep the runner's number")?,
     };
     let this_program = std::env::current_exe().context("find this program")?;
-    info!(
-        name,
-        slots = settings.runner.concurrency,
-        "cyrus runner asks {control_url} for work"
-    );
+    let slots = settings.runner.concurrency;
+    let listener = match options.listen {
+        Some(address) => {
+            let listener = TcpListener::bind(address)
+                .await
+                .with_context(|| format!("listen on {address} (--listen)"))?;
+            let here = listener.local_addr()?;
+            info!(
+                name,
+                slots, "cyrus runner takes jobs of {control_url} on http://{here}/jobs"
+            );
+            Some(listener)
+        }
+        None => {
+            info!(name, slots, "cyrus runner asks {control_url} for work");
+            None
+        }
+    };
     let local = ::runner::Options {
         home: home.path().to_path_buf(),
         concurrency: settings.runner.concurrency,
         supervisor: vec![this_program.into(), "job".into()],
-        claude: settings.runner.claude_bin.clone(),
+        agents: programs,
         agent_env,
         git_env: ::runner::git_env(env.0.clone()),
         forge: Arc::new(wire::forge(&settings)?),
@@ -118,8 +139,9 @@ pub(crate) async fn runner(common: &Common, options: &Options) -> anyhow::Result
         token: token.0,
         name,
         repositories,
-        agents: vec![PROGRAM.into()],
+        agents,
         heartbeat: settings.runner.heartbeat,
+        listener,
         random: fastrand::f64,
     };
     far::run(options, shutdown()).await?;

@@ -1,99 +1,212 @@
-//! Agent programs: how one is started for a job, and what its output means.
-//! One variant per program; what is peculiar to one stays in its module.
+//! Agent programs: how one is started for a job, spoken to, and what its output
+//! means. What is peculiar to one stays in its module; another one is a file
+//! here and a line in [`AGENTS`].
+//!
+//! All that a program prints is untrusted: lines that are no JSON, of unknown
+//! types or with unknown fields are passed over.
 
 mod claude;
+mod cost;
+mod places;
+mod seen;
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use shared::issue::{Ending, Failure, FailureClass};
+use shared::issue::{Ending, Failure, FailureClass, REASON_BYTES_MAX, RunResult, clip};
 use shared::ports::Job;
 
-use crate::folder::Exit;
+pub(crate) use self::cost::{Cost, spent};
+pub use self::places::{find_program, installed, programs};
+pub(crate) use self::places::{known, located};
+pub(crate) use self::seen::{Ear, Seen};
+use crate::folder::{Exit, ExitWhy};
 
-/// A program that works on a prompt.
-#[derive(Clone, Debug)]
-pub(crate) enum Program {
-    Claude(PathBuf),
-}
+/// The programs that the runner can work with.
+pub(crate) const AGENTS: &[&dyn Agent] = &[&claude::Claude];
 
-impl Program {
-    /// Where the program is, or what to do about it.
-    pub(crate) fn find(&self, env: &BTreeMap<String, String>) -> Result<PathBuf, Failure> {
-        let Self::Claude(name) = self;
-        find_program(name, env.get("PATH").map_or("", String::as_str)).ok_or_else(|| Failure {
-            class: FailureClass::Invalid,
-            message: format!(
-                "the agent program `{}` was not found on the runner's machine: install Claude \
-                 Code there (`npm install -g @anthropic-ai/claude-code`), or name the program in \
-                 CLAUDE_BIN",
-                name.display()
-            ),
-        })
-    }
+/// The end of the standard error that is told, bytes.
+const COMPLAINT_BYTES_MAX: usize = 500;
+/// A structured answer longer than this is none, bytes.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
-    /// Its arguments for a job; the prompt itself comes over standard input.
-    pub(crate) fn args(&self, job: &Job) -> Vec<String> {
-        match self {
-            Self::Claude(_) => claude::args(job),
-        }
-    }
+/// What a failure is and the sentence about it.
+pub(crate) type Blame = (FailureClass, String);
 
-    /// What it needs in its environment beside what all agents get.
-    pub(crate) fn env(&self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Self::Claude(_) => &claude::ENV,
-        }
-    }
+/// A program that works on a prompt, one process for each [`Leg`] of a job.
+pub(crate) trait Agent: Send + Sync {
+    /// As jobs ask for it.
+    fn name(&self) -> &'static str;
 
-    /// What its output comes to. `asked`: an answer of a given form was asked for.
-    pub(crate) fn outcome(
+    /// What it is called on the `PATH`, where its variable names no other.
+    fn binary(&self) -> &'static str;
+
+    /// The variable that says where the program is.
+    fn variable(&self) -> &'static str;
+
+    /// What to do where the program is not there; goes on after a colon.
+    fn remedy(&self) -> &'static str;
+
+    /// The variables that are its own access to its model, by how they begin.
+    fn env_prefixes(&self) -> &'static [&'static str];
+
+    /// What it needs in its environment; what the user sets goes before it.
+    fn env(&self) -> &'static [(&'static str, &'static str)];
+
+    /// Its arguments. The prompt is no part of them: see [`Agent::said`].
+    fn args(&self, job: &Job, leg: &Leg) -> Vec<String>;
+
+    /// Does it read further messages while it works? Else its standard input is
+    /// closed after the prompt.
+    fn listens(&self) -> bool;
+
+    /// A prompt or a message as its standard input wants it. `id` tells it from
+    /// all others of the session; one that the agent has got already, in this
+    /// process or an earlier one, it passes over. So a leg never begins with one
+    /// that an earlier leg may have got.
+    fn said(&self, id: &str, text: &str) -> Vec<u8>;
+
+    /// Takes note of one line of its output.
+    fn read(&self, line: &[u8], seen: &mut Seen);
+
+    /// What a process that ended by itself has brought. `asked`: an answer of a
+    /// given form was asked for.
+    fn judge(
         &self,
-        output: impl BufRead,
-        exit: &Exit,
+        seen: &Seen,
+        code: i32,
         complaint: &str,
         asked: bool,
-    ) -> io::Result<Ending> {
-        match self {
-            Self::Claude(_) => claude::outcome(output, exit, complaint, asked),
+    ) -> Result<RunResult, Blame>;
+}
+
+/// One process of an agent for a job. All legs of a job share a session and a
+/// worktree.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Leg {
+    /// The session that it takes up again.
+    pub(crate) resume: Option<String>,
+    /// What it may still cost, USD.
+    pub(crate) cost_max: Option<f64>,
+    /// Where the job's `answer_schema` lies as a file; it must, where there is one.
+    pub(crate) schema: Option<PathBuf>,
+    /// The environment that it gets.
+    pub(crate) env: BTreeMap<String, String>,
+}
+
+/// What the process of an agent has brought.
+pub(crate) fn judge(
+    agent: &dyn Agent,
+    seen: &Seen,
+    exit: &Exit,
+    complaint: &str,
+    asked: bool,
+) -> Result<RunResult, Failure> {
+    let judged = match cut_short(exit) {
+        Some(blame) => Err(blame),
+        None => match exit.code.unwrap_or(-1) {
+            // What a shell and most programs make of TERM.
+            143 if seen.end.is_none() => Err((
+                FailureClass::Lost,
+                "the agent was told to end by somebody else".into(),
+            )),
+            code => agent.judge(seen, code, complaint, asked),
+        },
+    };
+    judged.map_err(|(class, message)| Failure {
+        class,
+        message: clip(message.trim(), REASON_BYTES_MAX),
+    })
+}
+
+/// What the only process of a job has brought.
+pub(crate) fn outcome(
+    agent: &dyn Agent,
+    output: impl BufRead,
+    exit: &Exit,
+    complaint: &str,
+    asked: bool,
+) -> io::Result<Ending> {
+    let seen = Seen::of(agent, output)?;
+    let unspent = matches!(exit.why, ExitWhy::NotStarted { .. }).then(Cost::default);
+    Ok(Ending {
+        result: judge(agent, &seen, exit, complaint, asked),
+        cost_usd: spent([seen.cost.or(unspent)]).usd,
+    })
+}
+
+/// Whatever a program printed: what was done to it decides.
+fn cut_short(exit: &Exit) -> Option<Blame> {
+    Some(match &exit.why {
+        ExitWhy::Exited => {
+            let signal = exit.signal?;
+            let message = format!("the agent was killed by signal {signal}");
+            (FailureClass::Lost, message)
+        }
+        ExitWhy::Stopped => (FailureClass::Cancelled, "the run was stopped".into()),
+        ExitWhy::Overran => {
+            let message = "the agent took too long and was stopped".into();
+            (FailureClass::Timeout, message)
+        }
+        ExitWhy::Flooded => {
+            let message = "the agent printed too much and was stopped".into();
+            (FailureClass::Limit, message)
+        }
+        ExitWhy::Interrupted => {
+            let message = "the runner's machine told the agent to end".into();
+            (FailureClass::Lost, message)
+        }
+        ExitWhy::NotStarted { why } => {
+            let message = format!("the agent could not be started: {why}");
+            (FailureClass::Invalid, message)
+        }
+    })
+}
+
+/// Of a process that ended by itself without saying how its work went.
+fn no_end(seen: &Seen, code: i32, complaint: &str) -> Blame {
+    let said = last_words(complaint);
+    match code {
+        0 => {
+            let message = "the agent ended without a result".into();
+            (FailureClass::Agent, message)
+        }
+        // Nothing was even begun: its command line or its installation.
+        _ if seen.events == 0 => {
+            let message = format!("the agent did not start (exit code {code}){said}");
+            (FailureClass::Invalid, message)
+        }
+        _ => {
+            let message = format!("the agent ended without a result (exit code {code}){said}");
+            (FailureClass::Agent, message)
         }
     }
 }
 
-/// Where a program is: `name` itself if it is a path, else the first of that
-/// name on `path`.
-pub fn find_program(name: &Path, path: &str) -> Option<PathBuf> {
-    let runs = |it: &Path| {
-        it.metadata()
-            .is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
-    };
-    if name.components().count() > 1 {
-        // Absolute: the agent is started from another folder than ours.
-        return std::path::absolute(name).ok().filter(|it| runs(it));
+/// An answer as it is handed on, if there is one and it is not too long.
+fn answer(given: Option<String>, text: &str) -> Result<String, Blame> {
+    let given = given.ok_or_else(|| {
+        let message = format!("the agent gave no answer of the form asked for: {text}");
+        (FailureClass::Agent, message)
+    })?;
+    if given.len() > ANSWER_BYTES_MAX {
+        let message = format!("the agent's answer is longer than {ANSWER_BYTES_MAX} bytes");
+        return Err((FailureClass::Agent, message));
     }
-    std::env::split_paths(path)
-        .filter(|it| it.is_absolute())
-        .map(|folder| folder.join(name))
-        .find(|it| runs(it))
+    Ok(given)
+}
+
+fn last_words(complaint: &str) -> String {
+    let mut from = complaint.len().saturating_sub(COMPLAINT_BYTES_MAX);
+    while !complaint.is_char_boundary(from) {
+        from += 1;
+    }
+    match complaint[from..].trim() {
+        "" => String::new(),
+        said => format!(": {said}"),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_program_is_a_path_or_on_the_path() {
-        let sh = find_program(Path::new("sh"), "/nowhere:/usr/bin:/bin").expect("a shell");
-        assert!(sh.is_absolute());
-        assert_eq!(find_program(&sh, ""), Some(sh.clone()));
-        assert_eq!(find_program(Path::new("sh"), "/nowhere"), None);
-        assert_eq!(
-            find_program(Path::new("/bin/no-such-program"), "/bin"),
-            None
-        );
-        // A folder is no program.
-        assert_eq!(find_program(Path::new("bin"), "/:/usr"), None);
-    }
-}
+mod tests;

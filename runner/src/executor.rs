@@ -17,7 +17,7 @@ use shared::issue::{Ending, ExecutorKind, Failure, FailureClass, Fault, IssueId,
 use shared::ports::{Clock, Executor, Forge, Job, Settlement, Started};
 use tokio::sync::watch;
 
-use crate::agent::Program;
+use crate::environment::AgentEnv;
 use crate::folder::{Accepted, Folder, Standing};
 use crate::work::{Shop, tidy, work};
 use crate::worktree::Git;
@@ -35,10 +35,11 @@ pub struct Options {
     /// The command line that calls [`crate::supervise`] with the folder that
     /// is appended to it.
     pub supervisor: Vec<OsString>,
-    /// The Claude Code program: a path, or a name to be found on the agents' `PATH`.
-    pub claude: PathBuf,
+    /// The agent programs by what jobs call them: a path, or a name to be found
+    /// on the agents' `PATH`; see [`crate::programs`].
+    pub agents: BTreeMap<String, PathBuf>,
     /// All that agents get as their environment; see [`crate::agent_env`].
-    pub agent_env: BTreeMap<String, String>,
+    pub agent_env: AgentEnv,
     /// All that our own git calls get; see [`crate::git_env`].
     pub git_env: BTreeMap<String, String>,
     /// Where pull requests are opened.
@@ -119,7 +120,7 @@ impl LocalExecutor {
     pub fn under(options: Options, tenure: Arc<dyn Tenure>) -> Self {
         let shop = Shop {
             git: Git::new(options.git_env),
-            program: Program::Claude(options.claude),
+            agents: options.agents,
             agent_env: options.agent_env,
             supervisor: options.supervisor,
             forge: options.forge,
@@ -187,6 +188,24 @@ impl LocalExecutor {
         let made = git.made(repository, &branch, &launch.base_sha).await;
         let (sha, files) = made.ok()?;
         Some(Made { sha, files })
+    }
+}
+
+/// What is known of a run that works.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// The latest thing that it did, one short line.
+    pub note: Option<String>,
+    /// The agent's session.
+    pub session: Option<String>,
+    /// USD, as far as it is known.
+    pub cost_usd: Option<f64>,
+}
+
+impl LocalExecutor {
+    /// How a run comes along; reads only what is new of its output.
+    pub(crate) fn progress(&self, _key: &str) -> Option<Progress> {
+        None
     }
 }
 

@@ -5,7 +5,7 @@
 //! | file | written by | says |
 //! |---|---|---|
 //! | `job.json` | the executor | the job was accepted |
-//! | `launch.json`, `prompt.txt` | the executor | where and how the agent is to run |
+//! | `launch.json`, `prompt.txt`, `schema.json` | the executor | where and how the agent is to run |
 //! | `lock` | the supervisor | held: it lives |
 //! | `agent.json` | the supervisor | an agent was, or is just being, started |
 //! | `agent.jsonl`, `agent.err` | the agent | its output |
@@ -146,9 +146,15 @@ impl Folder {
         self.read("launch.json")
     }
 
-    pub(crate) fn set_launch(&self, launch: &Launch, prompt: &str) -> io::Result<()> {
-        self.write_bytes("prompt.txt", prompt.as_bytes())?;
+    pub(crate) fn set_launch(&self, launch: &Launch, prompt: &[u8]) -> io::Result<()> {
+        self.write_bytes("prompt.txt", prompt)?;
         self.write("launch.json", launch)
+    }
+
+    /// Keeps the schema of the answer as a file; where it is.
+    pub(crate) fn set_schema(&self, schema: &str) -> io::Result<PathBuf> {
+        self.write_bytes("schema.json", schema.as_bytes())?;
+        Ok(self.path.join("schema.json"))
     }
 
     pub(crate) fn agent(&self) -> io::Result<Option<Agent>> {

@@ -21,8 +21,8 @@ pub mod supervisor;
 mod work;
 pub mod worktree;
 
-pub use self::agent::find_program;
-pub use self::environment::{agent_env, git_env};
+pub use self::agent::{find_program, installed, programs};
+pub use self::environment::{AgentEnv, agent_env, git_env};
 pub use self::executor::{LocalExecutor, Options};
 pub use self::supervisor::supervise;
 pub use self::worktree::check_repository;

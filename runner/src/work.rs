@@ -18,7 +18,8 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::agent::Program;
+use crate::agent::{Agent, Leg, known, located, outcome};
+use crate::environment::AgentEnv;
 use crate::executor::Tenure;
 use crate::folder::{Exit, Folder, Launch, Standing};
 use crate::process::{Doomed, kill_left_behind};
@@ -45,8 +46,8 @@ const NAME_CHARS_MAX: usize = 40;
 /// What all jobs work with.
 pub(crate) struct Shop {
     pub(crate) git: Git,
-    pub(crate) program: Program,
-    pub(crate) agent_env: BTreeMap<String, String>,
+    pub(crate) agents: BTreeMap<String, PathBuf>,
+    pub(crate) agent_env: AgentEnv,
     pub(crate) supervisor: Vec<OsString>,
     pub(crate) forge: Arc<dyn Forge>,
     pub(crate) tenure: Arc<dyn Tenure>,
@@ -119,7 +120,7 @@ async fn steps(shop: &Shop, folder: &Folder, job: &Job, stop: &Stop) -> io::Resu
                     prepared = prepare(shop, folder, job) => prepared,
                 };
                 match prepared? {
-                    Ok(()) => supervise(shop, folder).await?,
+                    Ok(()) => supervise(shop, folder, job).await?,
                     Err(failure) => return Ok(unspent(failure)),
                 }
                 supervisors += 1;
@@ -130,8 +131,8 @@ async fn steps(shop: &Shop, folder: &Folder, job: &Job, stop: &Stop) -> io::Resu
 
 /// Makes the worktree, and writes down how the agent is to be started in it.
 async fn prepare(shop: &Shop, folder: &Folder, job: &Job) -> io::Result<Result<(), Failure>> {
-    let program = match shop.program.find(&shop.agent_env) {
-        Ok(program) => program,
+    let (agent, program) = match agent(shop, job) {
+        Ok(found) => found,
         Err(failure) => return Ok(Err(failure)),
     };
     // What was chosen once holds: the branch may be there already, as ours.
@@ -147,19 +148,36 @@ async fn prepare(shop: &Shop, folder: &Folder, job: &Job) -> io::Result<Result<(
             }
         }
     };
+    let schema = match &job.answer_schema {
+        Some(schema) => Some(folder.set_schema(schema)?),
+        None => None,
+    };
+    let leg = Leg {
+        resume: None,
+        cost_max: job.cost_max,
+        schema,
+        env: shop.agent_env.of(agent),
+    };
     let launch = Launch {
         worktree: worktree(shop, job),
         branch: ground.branch.clone(),
         base_sha: ground.base_sha.clone(),
         program,
-        args: shop.program.args(job),
+        args: agent.args(job, &leg),
         seconds_max: u64::try_from(job.seconds_max).unwrap_or_default().max(1),
     };
-    folder.set_launch(&launch, &job.prompt)?;
+    folder.set_launch(&launch, &agent.said(&job.key, &job.prompt))?;
     Ok(shop
         .git
         .make(&job.repository, &launch.worktree, &ground)
         .await)
+}
+
+/// The agent that the job asks for, and its program.
+fn agent(shop: &Shop, job: &Job) -> Result<(&'static dyn Agent, PathBuf), Failure> {
+    let agent = known(&job.agent.program)?;
+    let program = located(agent, &shop.agents, shop.agent_env.path())?;
+    Ok((agent, program))
 }
 
 fn worktree(shop: &Shop, job: &Job) -> PathBuf {
@@ -189,7 +207,8 @@ fn worktree(shop: &Shop, job: &Job) -> PathBuf {
 }
 
 /// Starts a supervisor and waits until it has ended.
-async fn supervise(shop: &Shop, folder: &Folder) -> io::Result<()> {
+async fn supervise(shop: &Shop, folder: &Folder, job: &Job) -> io::Result<()> {
+    let agent = known(&job.agent.program).map_err(|it| io::Error::other(it.message))?;
     let (program, args) = shop
         .supervisor
         .split_first()
@@ -198,9 +217,7 @@ async fn supervise(shop: &Shop, folder: &Folder) -> io::Result<()> {
         .args(args)
         .arg(folder.path())
         .env_clear()
-        .envs(shop.program.env().iter().copied())
-        // What the user says goes before what we think.
-        .envs(&shop.agent_env)
+        .envs(shop.agent_env.of(agent))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(File::create(folder.path().join("supervisor.err"))?)
@@ -221,13 +238,17 @@ async fn finish(
         .launch()?
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "launch.json is gone"))?;
     let Ending { result, cost_usd } = {
-        let (program, folder) = (shop.program.clone(), folder.clone());
+        let agent = known(&job.agent.program).map_err(|it| io::Error::other(it.message))?;
+        let folder = folder.clone();
         let asked = job.answer_schema.is_some();
         // It may be long.
         tokio::task::spawn_blocking(move || match File::open(folder.output()) {
-            Ok(file) => program.outcome(BufReader::new(file), &exit, &folder.complaint(), asked),
+            Ok(file) => {
+                let output = BufReader::new(file);
+                outcome(agent, output, &exit, &folder.complaint(), asked)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                program.outcome(io::empty(), &exit, &folder.complaint(), asked)
+                outcome(agent, io::empty(), &exit, &folder.complaint(), asked)
             }
             Err(error) => Err(error),
         })

@@ -1,31 +1,60 @@
-//! Claude Code, as measured with 2.1.329: its command line, and what its
-//! `stream-json` means. The output is untrusted: lines that are no JSON, of
-//! unknown types or with unknown fields are passed over.
+//! Claude Code, as measured with 2.1.329 (and, where said, 2.1.197).
+//!
+//! It runs with `-p`, reads its prompt and all further messages as lines of JSON
+//! on its standard input, and prints lines of JSON.
+//!
+//! What it does with messages (2.1.329, each seen more than once):
+//!
+//! * A message with a `uuid` is followed by `command_lifecycle` events: `queued`
+//!   when it was read, `started` when it was taken in, `completed` when it was
+//!   answered. Those of a turn's first message come after the `result`.
+//! * One that comes while a tool runs is taken in after that tool, in the same
+//!   turn: no `result` of its own. One that comes while the model speaks waits
+//!   for the end of the turn; all that wait then are one turn together. So
+//!   results cannot be counted against messages.
+//! * A `uuid` that the session has got before, in this process or before
+//!   `--resume`, is passed over: `completed` at once and, if nothing else is
+//!   there to do, no `result` ever.
+//! * A line that is no JSON ends the process with code 1, an unknown type does
+//!   not.
+//! * It ends when its standard input is closed, after it has answered all that
+//!   was written before; so closing early loses nothing. Until then it waits,
+//!   after a failure too, and the last result decides its exit code.
+//! * With `--max-budget-usd` used up, each further message brings
+//!   `error_max_budget_usd` at once.
+//!
+//! What it says about cost: `total_cost_usd` counts up from result to result,
+//! and after `--resume` goes on from where the session stood on 2.1.329 but from
+//! zero on 2.1.197; only the newer one has `model_usage_since_last_result`,
+//! which tells them apart. A process that got TERM has written its cost into the
+//! session's count, one that got KILL has not: the count after it is too low.
+//! `--max-budget-usd` looks at the process alone, after each turn.
 
-use std::io::{self, BufRead, Read};
-
-use serde_json::Value;
-use shared::issue::{
-    Ending, Failure, FailureClass, REASON_BYTES_MAX, RunResult, TEXT_BYTES_MAX, TaskKind, clip,
-};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use shared::issue::{FailureClass, REASON_BYTES_MAX, RunResult, TEXT_BYTES_MAX, clip};
 use shared::ports::Job;
 
-use crate::folder::{Exit, ExitWhy};
+use super::{Agent, Blame, Cost, Leg, Seen, answer, last_words, no_end};
 
-/// A line longer than this is passed over, bytes.
-const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// A structured answer longer than this is none, bytes.
-const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// The names of refused tools that are told, at most.
 const DENIALS_TOLD_MAX: usize = 5;
-/// The end of the standard error that is told, bytes.
-const COMPLAINT_BYTES_MAX: usize = 500;
 
 /// No calls but to the model, and an end within minutes where the model
 /// service refuses: by default it tries ten times, even against a wrong key.
-pub(super) const ENV: [(&str, &str); 2] = [
+const ENV: [(&str, &str); 2] = [
     ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"),
     ("CLAUDE_CODE_MAX_RETRIES", "4"),
+];
+
+/// How it is called whatever the job.
+const ALWAYS: [&str; 6] = [
+    "-p",
+    "--input-format",
+    "stream-json",
+    "--output-format",
+    "stream-json",
+    "--verbose",
 ];
 
 /// What an agent that changes files may use where the configuration names
@@ -53,13 +82,141 @@ const READING_TOOLS: [&str; 7] = [
 const CHANGING_TOOLS: [&str; 4] = ["Bash", "Edit", "Write", "NotebookEdit"];
 const MCP_PREFIX: &str = "mcp__";
 
-/// The arguments for a job.
-pub(super) fn args(job: &Job) -> Vec<String> {
-    let mut args: Vec<String> =
-        // A repository's own settings and servers would run its commands unasked.
-        ["-p", "--output-format", "stream-json", "--verbose", "--setting-sources", "user"]
-            .map(str::to_owned)
-            .to_vec();
+/// The inputs of tools that say what a call is about.
+const TELLING_INPUTS: [&str; 5] = ["file_path", "command", "pattern", "description", "url"];
+
+pub(super) struct Claude;
+
+impl Agent for Claude {
+    fn name(&self) -> &'static str {
+        "claude"
+    }
+
+    fn binary(&self) -> &'static str {
+        "claude"
+    }
+
+    fn variable(&self) -> &'static str {
+        "CLAUDE_BIN"
+    }
+
+    fn remedy(&self) -> &'static str {
+        "install Claude Code there (`npm install -g @anthropic-ai/claude-code`), or name the \
+         program in CLAUDE_BIN"
+    }
+
+    fn env_prefixes(&self) -> &'static [&'static str] {
+        &["ANTHROPIC_", "CLAUDE_CODE_"]
+    }
+
+    fn env(&self) -> &'static [(&'static str, &'static str)] {
+        &ENV
+    }
+
+    fn args(&self, job: &Job, leg: &Leg) -> Vec<String> {
+        args(job, leg)
+    }
+
+    fn listens(&self) -> bool {
+        true
+    }
+
+    fn said(&self, id: &str, text: &str) -> Vec<u8> {
+        let message = json!({
+            "type": "user",
+            "uuid": uuid(id),
+            "message": { "role": "user", "content": text },
+        });
+        format!("{message}\n").into_bytes()
+    }
+
+    fn read(&self, line: &[u8], seen: &mut Seen) {
+        let Some(event) = seen.event(line) else {
+            return;
+        };
+        if let Some(session) = event.get("session_id").and_then(Value::as_str) {
+            seen.set_session(session);
+        }
+        let text = |key: &str| event.get(key).and_then(Value::as_str);
+        match (text("type"), text("subtype")) {
+            (Some("result"), _) => {
+                seen.cost = cost(&event, seen.cost);
+                seen.end = Some(event);
+                seen.rests();
+            }
+            (Some("assistant"), _) => {
+                if let Some(error) = text("error") {
+                    seen.set_error(error);
+                }
+                seen.at_work();
+                note(&event, seen);
+            }
+            (Some("user"), _) | (Some("system"), Some("init")) => seen.at_work(),
+            (Some("system"), Some("api_retry")) => {
+                let why = text("error").unwrap_or("it gave no reason");
+                seen.set_note(&format!("asks the model service again: {why}"));
+            }
+            (Some("command_lifecycle"), _) => {
+                let Some(message) = text("command_uuid") else {
+                    return;
+                };
+                match text("state") {
+                    Some("queued") => seen.queued(message),
+                    Some("started") => {
+                        seen.taken(message);
+                        seen.at_work();
+                    }
+                    Some(_) | None => seen.taken(message),
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// It succeeded when four things agree: it ended by itself, with code 0, after
+    /// a result event, and that event says no error. No single one of them is
+    /// enough: an API error is a `success` with exit code 1, an interrupt ends with
+    /// code 0.
+    fn judge(
+        &self,
+        seen: &Seen,
+        code: i32,
+        complaint: &str,
+        asked: bool,
+    ) -> Result<RunResult, Blame> {
+        let Some(result) = &seen.end else {
+            return Err(no_end(seen, code, complaint));
+        };
+        let is_error = result.get("is_error").and_then(Value::as_bool);
+        if is_error != Some(false) || code != 0 {
+            return Err(error(seen, result, code, &last_words(complaint)));
+        }
+        let mut text = text_of(result, "result").unwrap_or_default();
+        text.push_str(&denials(result));
+        // The model may simply never give it: the run is a success all the same.
+        let structured = result.get("structured_output").filter(|it| !it.is_null());
+        let answer = asked
+            .then(|| answer(structured.map(Value::to_string), &text))
+            .transpose()?;
+        Ok(RunResult {
+            text: clip(&text, TEXT_BYTES_MAX),
+            answer,
+            ..RunResult::default()
+        })
+    }
+}
+
+/// It drops messages whose id it knows, and takes ids of this form only.
+fn uuid(id: &str) -> String {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&Sha256::digest(id)[..16]);
+    uuid::Builder::from_random_bytes(bytes)
+        .into_uuid()
+        .to_string()
+}
+
+fn args(job: &Job, leg: &Leg) -> Vec<String> {
+    let mut args: Vec<String> = ALWAYS.map(str::to_owned).to_vec();
     let mut many = |flag: &str, values: Vec<String>| {
         if !values.is_empty() {
             args.push(flag.to_owned());
@@ -69,7 +226,7 @@ pub(super) fn args(job: &Job) -> Vec<String> {
     let policy = &job.agent;
     let mut allowed = policy.allowed_tools.clone();
     let mut disallowed = policy.disallowed_tools.clone();
-    if changes_files(job.kind) {
+    if job.makes_pull() {
         if allowed.is_empty() {
             allowed = WORKING_TOOLS.map(str::to_owned).to_vec();
         }
@@ -81,8 +238,16 @@ pub(super) fn args(job: &Job) -> Vec<String> {
     many("--mcp-config", policy.mcp.clone());
     many("--allowedTools", allowed);
     many("--disallowedTools", disallowed);
-    args.push("--strict-mcp-config".into());
-    let mode = if changes_files(job.kind) {
+    // The settings and servers of a repository run its commands unasked.
+    if !policy.trusted {
+        args.push("--strict-mcp-config".into());
+    }
+    let sources = if policy.trusted {
+        "user,project,local"
+    } else {
+        "user"
+    };
+    let mode = if job.makes_pull() {
         "acceptEdits"
     } else {
         "dontAsk"
@@ -92,6 +257,7 @@ pub(super) fn args(job: &Job) -> Vec<String> {
             args.extend([flag.to_owned(), value]);
         }
     };
+    one("--setting-sources", Some(sources.into()));
     one("--permission-mode", Some(mode.into()));
     one("--model", policy.model.clone());
     // It refuses to start when both are the same.
@@ -103,184 +269,52 @@ pub(super) fn args(job: &Job) -> Vec<String> {
             .filter(|it| policy.model.as_ref() != Some(it)),
     );
     one("--append-system-prompt", policy.append_instruction.clone());
-    one("--max-budget-usd", job.cost_max.map(|it| it.to_string()));
+    one("--max-budget-usd", leg.cost_max.map(|it| it.to_string()));
     one("--json-schema", job.answer_schema.clone());
+    one("--resume", leg.resume.clone());
     args
 }
 
-fn changes_files(kind: TaskKind) -> bool {
-    match kind {
-        TaskKind::Builder | TaskKind::Debugger => true,
-        TaskKind::Orchestrator | TaskKind::Scoper | TaskKind::Reviewer => false,
-    }
-}
-
-/// What a process that ended has brought.
-///
-/// It succeeded when four things agree: it ended by itself, with code 0, after a
-/// result event, and that event says no error. No single one of them is enough:
-/// an API error is a `success` with exit code 1, an interrupt ends with code 0.
-pub(super) fn outcome(
-    output: impl BufRead,
-    exit: &Exit,
-    complaint: &str,
-    asked: bool,
-) -> io::Result<Ending> {
-    let seen = Seen::read(output)?;
-    let unspent = matches!(exit.why, ExitWhy::NotStarted { .. }).then_some(0.0);
-    let cost_usd = seen
-        .result
-        .as_ref()
-        .and_then(|it| it.get("total_cost_usd")?.as_f64())
-        .filter(|it| it.is_finite() && *it >= 0.0)
-        .or(unspent);
-    let result = judge(&seen, exit, complaint, asked).map_err(|(class, message)| Failure {
-        class,
-        message: clip(message.trim(), REASON_BYTES_MAX),
-    });
-    Ok(Ending { result, cost_usd })
-}
-
-/// What matters of the output.
-#[derive(Default)]
-struct Seen {
-    events: usize,
-    /// One process may print several results; the last one counts.
-    result: Option<Value>,
-    /// The kind of the last error of the model service.
-    error: Option<String>,
-}
-
-impl Seen {
-    fn read(mut output: impl BufRead) -> io::Result<Self> {
-        let mut seen = Self::default();
-        let mut line = Vec::new();
-        while next_line(&mut output, &mut line)? {
-            let Ok(event) = serde_json::from_slice::<Value>(&line) else {
-                continue;
-            };
-            seen.events += 1;
-            match event.get("type").and_then(Value::as_str) {
-                Some("result") => seen.result = Some(event),
-                Some("assistant") => {
-                    if let Some(error) = event.get("error").and_then(Value::as_str) {
-                        seen.error = Some(error.to_owned());
-                    }
-                }
-                Some(_) | None => {}
+/// What a result says about cost, after what the one before it said.
+fn cost(result: &Value, before: Option<Cost>) -> Option<Cost> {
+    let usd = |it: &Value| it.as_f64().filter(|it| it.is_finite() && *it >= 0.0);
+    let total = usd(result.get("total_cost_usd")?)?;
+    let since = result.get("model_usage_since_last_result");
+    Some(match since.and_then(Value::as_object) {
+        Some(models) => {
+            let models = models.values().filter_map(|it| usd(it.get("costUSD")?));
+            Cost {
+                own: before.map_or(0.0, |it| it.own) + models.sum::<f64>(),
+                session: Some(total),
+                grows: false,
             }
         }
-        Ok(seen)
-    }
-}
-
-/// Reads the next line; one that is too long comes back empty. False at the end.
-fn next_line(output: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
-    line.clear();
-    let limit = LINE_BYTES_MAX as u64 + 1;
-    if output.by_ref().take(limit).read_until(b'\n', line)? == 0 {
-        return Ok(false);
-    }
-    if line.len() > LINE_BYTES_MAX && line.last() != Some(&b'\n') {
-        line.clear();
-        output.skip_until(b'\n')?;
-    }
-    Ok(true)
-}
-
-fn judge(
-    seen: &Seen,
-    exit: &Exit,
-    complaint: &str,
-    asked: bool,
-) -> Result<RunResult, (FailureClass, String)> {
-    match &exit.why {
-        ExitWhy::Exited => {}
-        ExitWhy::Stopped => return Err((FailureClass::Cancelled, "the run was stopped".into())),
-        ExitWhy::Overran => {
-            return Err((
-                FailureClass::Timeout,
-                "the agent took too long and was stopped".into(),
-            ));
-        }
-        ExitWhy::Flooded => {
-            return Err((
-                FailureClass::Limit,
-                "the agent printed too much and was stopped".into(),
-            ));
-        }
-        ExitWhy::Interrupted => {
-            return Err((
-                FailureClass::Lost,
-                "the runner's machine told the agent to end".into(),
-            ));
-        }
-        ExitWhy::NotStarted { why } => {
-            return Err((
-                FailureClass::Invalid,
-                format!("the agent could not be started: {why}"),
-            ));
-        }
-    }
-    if let Some(signal) = exit.signal {
-        return Err((
-            FailureClass::Lost,
-            format!("the agent was killed by signal {signal}"),
-        ));
-    }
-    let said = last_words(complaint);
-    let code = exit.code.unwrap_or(-1);
-    let Some(result) = &seen.result else {
-        return Err(match code {
-            // What a shell and most programs make of TERM.
-            143 => (
-                FailureClass::Lost,
-                "the agent was told to end by somebody else".into(),
-            ),
-            0 => (
-                FailureClass::Agent,
-                "the agent ended without a result".into(),
-            ),
-            // Nothing was even begun: its command line or its installation.
-            _ if seen.events == 0 => (
-                FailureClass::Invalid,
-                format!("the agent did not start (exit code {code}){said}"),
-            ),
-            _ => (
-                FailureClass::Agent,
-                format!("the agent ended without a result (exit code {code}){said}"),
-            ),
-        });
-    };
-    let is_error = result.get("is_error").and_then(Value::as_bool);
-    if is_error != Some(false) || code != 0 {
-        return Err(error(seen, result, code, &said));
-    }
-    let mut text = text_of(result, "result").unwrap_or_default();
-    text.push_str(&denials(result));
-    let mut answer = None;
-    if asked {
-        // The model may simply never give it: the run is a success all the same.
-        let structured = result.get("structured_output").filter(|it| !it.is_null());
-        let given = structured.map(Value::to_string);
-        let given = given.ok_or_else(|| {
-            let message = format!("the agent gave no answer of the form asked for: {text}");
-            (FailureClass::Agent, message)
-        })?;
-        if given.len() > ANSWER_BYTES_MAX {
-            let message = format!("the agent's answer is longer than {ANSWER_BYTES_MAX} bytes");
-            return Err((FailureClass::Agent, message));
-        }
-        answer = Some(given);
-    }
-    Ok(RunResult {
-        text: clip(&text, TEXT_BYTES_MAX),
-        answer,
-        ..RunResult::default()
+        None => Cost {
+            own: total,
+            session: None,
+            grows: false,
+        },
     })
 }
 
-fn error(seen: &Seen, result: &Value, code: i32, said: &str) -> (FailureClass, String) {
+/// What a message of the model says that it does.
+fn note(event: &Value, seen: &mut Seen) {
+    let content = event.get("message").and_then(|it| it.get("content"));
+    for block in content.and_then(Value::as_array).into_iter().flatten() {
+        let text = |key: &str| block.get(key).and_then(Value::as_str);
+        match text("type") {
+            Some("text") => seen.set_note(text("text").unwrap_or_default()),
+            Some("tool_use") => {
+                let input = |key: &&str| block.get("input")?.get(*key)?.as_str();
+                let on = TELLING_INPUTS.iter().find_map(input).unwrap_or_default();
+                seen.set_note(&format!("{} {on}", text("name").unwrap_or("a tool")));
+            }
+            Some(_) | None => {}
+        }
+    }
+}
+
+fn error(seen: &Seen, result: &Value, code: i32, said: &str) -> Blame {
     let reasons = result.get("errors").and_then(Value::as_array).map(|all| {
         all.iter()
             .filter_map(Value::as_str)
@@ -346,17 +380,6 @@ fn denials(result: &Value) -> String {
         "\n\n(It was not allowed to use: {}.)",
         clip(&names.join(", "), REASON_BYTES_MAX)
     )
-}
-
-fn last_words(complaint: &str) -> String {
-    let mut from = complaint.len().saturating_sub(COMPLAINT_BYTES_MAX);
-    while !complaint.is_char_boundary(from) {
-        from += 1;
-    }
-    match complaint[from..].trim() {
-        "" => String::new(),
-        said => format!(": {said}"),
-    }
 }
 
 fn text_of(value: &Value, key: &str) -> Option<String> {

@@ -1,44 +1,16 @@
-//! Every recorded output is replayed, of the other programs too.
+//! Every recorded output is replayed.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::PathBuf;
 
-use shared::issue::{AgentPolicy, Repository};
+use shared::issue::{AgentPolicy, Ending, TaskKind};
 
+use super::super::tests::{exited, files, job, judged, read, recorded, recorded_exit, rows};
+use super::super::{outcome, spent};
 use super::*;
-
-fn recordings() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/agent-outputs")
-}
+use crate::folder::Exit;
 
 fn replay(file: &str, exit: &Exit, asked: bool) -> Ending {
-    let bytes = fs::read(recordings().join(file)).expect("a recording");
-    outcome(bytes.as_slice(), exit, "", asked).expect("a file can be read")
-}
-
-fn exited(code: i32) -> Exit {
-    Exit {
-        code: Some(code),
-        ..Exit::default()
-    }
-}
-
-/// How a recorded process ended: `0`, `143`, `signal 9`, `1 (0 in 3/5 reps)`.
-fn recorded_exit(words: &str) -> Exit {
-    let number = |it: &str| {
-        it.split(' ')
-            .next()
-            .and_then(|it| it.parse().ok())
-            .expect("a number")
-    };
-    match words.strip_prefix("signal ") {
-        Some(signal) => Exit {
-            signal: Some(number(signal)),
-            ..Exit::default()
-        },
-        None => exited(number(words)),
-    }
+    outcome(&Claude, &recorded(file)[..], exit, "", asked).expect("a file can be read")
 }
 
 /// The recordings in which an answer of a given form was asked for.
@@ -63,44 +35,73 @@ fn asked(file: &str) -> bool {
 
 #[test]
 fn every_recording_ends_as_it_was_seen_to() {
-    let table = fs::read_to_string(recordings().join("outcomes.tsv")).expect("the table");
-    let mut judged = 0;
-    for row in table.lines().skip(1).filter(|it| it.starts_with("claude-")) {
-        let columns: Vec<&str> = row.split('\t').collect();
-        let [file, _, exit, _, results, _, subtype, is_error, ..] = columns[..] else {
-            panic!("a row with other columns: {row}");
-        };
-        let ending = replay(file, &recorded_exit(exit), asked(file));
+    let rows = rows("claude-");
+    for row in &rows {
+        let file = row.file.as_str();
+        let ending = replay(file, &recorded_exit(&row.exit), asked(file));
         let never_answered = ["so-text", "v197-sotext"].contains(&short(file));
-        let succeeded = exit == "0"
-            && results != "0"
-            && subtype == "success"
-            && is_error == "False"
+        let succeeded = row.exit == "0"
+            && row.ends != "0"
+            && row.subtype == "success"
+            && row.is_error == "False"
             && !never_answered;
         assert_eq!(ending.result.is_ok(), succeeded, "{file}: {ending:?}");
         assert_eq!(
             ending.cost_usd.is_some(),
-            results != "0",
+            row.ends != "0",
             "{file}: {ending:?}"
         );
         if let Ok(result) = &ending.result {
             assert_eq!(result.answer.is_some(), asked(file), "{file}");
         }
-        judged += 1;
+        let seen = read(&Claude, &recorded(file));
+        assert_eq!(seen.idle, row.ends != "0", "{file}");
+        // One that never came as far as an event has no session to take up.
+        assert_eq!(seen.session.is_some(), seen.events > 0, "{file}");
+        // The newer version alone counts on from process to process.
+        if let Some(cost) = seen.cost {
+            let counts_on = row.version == "2.1.329" && short(file) != "jsonfmt";
+            assert_eq!(cost.session.is_some(), counts_on, "{file}: {cost:?}");
+            assert!(!cost.grows, "{file}: {cost:?}");
+        }
     }
-    let files = fs::read_dir(recordings())
-        .expect("the folder")
-        .filter_map(|it| it.ok()?.file_name().into_string().ok())
-        .filter(|it| it.starts_with("claude-stream-"))
-        .count();
-    assert_eq!(judged, files, "a recording without a row");
+    assert_eq!(
+        rows.len(),
+        files("claude-stream-").len(),
+        "a recording without a row"
+    );
+}
+
+#[test]
+fn a_session_taken_up_again_is_counted_once() {
+    let legs = |names: [&str; 2]| {
+        names.map(|it| read(&Claude, &recorded(&format!("claude-stream-{it}.jsonl"))).cost)
+    };
+    let close = |a: f64, b: f64| (a - b).abs() < 1e-9;
+    // Each of three turns is 0.00459; the first process had three, the second one.
+    let [first, second] = legs(["success", "resume"]).map(|it| it.expect("a cost"));
+    assert!(close(first.own, 3.0 * 0.00459), "{first:?}");
+    assert!(close(second.own, 0.00459), "{second:?}");
+    assert!(second.session.is_some_and(|it| close(it, 4.0 * 0.00459)));
+    let both = spent([Some(first), Some(second)]);
+    assert!(both.whole && both.usd.is_some_and(|it| close(it, 4.0 * 0.00459)));
+    // The older version starts from zero.
+    let old = spent(legs(["v197-success", "v197-resume"]));
+    assert!(old.whole && old.usd.is_some_and(|it| close(it, 4.0 * 0.00459)));
+    // One that got TERM says nothing, but the session's count has it.
+    let told = legs(["sigterm", "resume-after-sigterm"]);
+    assert_eq!(told[0], None);
+    let known = spent(told);
+    assert!(!known.whole);
+    assert!(
+        known.usd.is_some_and(|it| close(it, 2.0 * 0.00459)),
+        "{known:?}"
+    );
 }
 
 #[test]
 fn failures_are_told_apart() {
-    use FailureClass::{
-        Agent, Auth, Budget, Cancelled, Invalid, Limit, Lost, Outage, Quota, Timeout,
-    };
+    use FailureClass::{Agent, Auth, Budget, Invalid, Limit, Lost, Outage, Quota};
     let check = |name: &str, exit: Exit, expected: FailureClass| {
         let file = format!("claude-{name}.jsonl");
         let ending = replay(&file, &exit, asked(&file));
@@ -142,12 +143,6 @@ fn failures_are_told_apart() {
     check("stream-sigint", exited(0), Agent);
     check("stream-sigterm", exited(143), Lost);
     check("stream-sigkill", recorded_exit("signal 9"), Lost);
-    // Whatever the program printed: what we did to it decides.
-    let killed = |why| Exit { why, ..exited(0) };
-    check("stream-success", killed(ExitWhy::Stopped), Cancelled);
-    check("stream-success", killed(ExitWhy::Overran), Timeout);
-    check("stream-success", killed(ExitWhy::Flooded), Limit);
-    check("stream-success", killed(ExitWhy::Interrupted), Lost);
     // A result that says it went well, from a process that says it did not.
     check("stream-success", exited(1), Agent);
 }
@@ -168,7 +163,7 @@ fn the_last_result_counts_and_is_told() {
     );
 
     // Two results in one process.
-    let bytes = fs::read_to_string(recordings().join("claude-stream-subagent.jsonl")).expect("it");
+    let bytes = String::from_utf8(recorded("claude-stream-subagent.jsonl")).expect("text");
     let last = bytes
         .lines()
         .rev()
@@ -206,33 +201,12 @@ fn a_structured_answer_is_json() {
 }
 
 #[test]
-fn what_other_programs_print_is_never_a_success() {
-    let mut files = 0;
-    for entry in fs::read_dir(recordings()).expect("the folder") {
-        let name = entry
-            .expect("an entry")
-            .file_name()
-            .into_string()
-            .expect("a name");
-        if name.starts_with("claude-") || name.ends_with(".tsv") {
-            continue;
-        }
-        for wanted in [false, true] {
-            let ending = replay(&name, &exited(0), wanted);
-            assert!(ending.result.is_err(), "{name}: {ending:?}");
-        }
-        files += 1;
-    }
-    assert!(files > 30, "only {files}");
-}
-
-#[test]
 fn a_recording_cut_or_spoilt_anywhere_is_no_success_and_no_panic() {
-    let whole = fs::read(recordings().join("claude-stream-success.jsonl")).expect("it");
+    let whole = recorded("claude-stream-success.jsonl");
     // Without its last byte it lacks the line's end only.
     for end in (0..whole.len() - 2).step_by(97) {
-        let ending = outcome(&whole[..end], &exited(0), "", false).expect("read");
-        assert!(ending.result.is_err(), "cut at {end}: {ending:?}");
+        let judged = judged(&Claude, &whole[..end], &exited(0), false);
+        assert!(judged.is_err(), "cut at {end}: {judged:?}");
     }
     for bad in [
         r#"{"type":"result","is_error":"no"}"#,
@@ -242,57 +216,12 @@ fn a_recording_cut_or_spoilt_anywhere_is_no_success_and_no_panic() {
         "[]",
         "\u{0}",
     ] {
-        let ending = outcome(bad.as_bytes(), &exited(0), "", true).expect("read");
-        assert!(ending.result.is_err(), "{bad}");
+        let judged = judged(&Claude, bad.as_bytes(), &exited(0), true);
+        assert!(judged.is_err(), "{bad}");
     }
     for odd in ["-1", "1e999", "\"1\"", "null", "{}"] {
         let line = format!(r#"{{"type":"result","is_error":false,"total_cost_usd":{odd}}}"#);
-        let ending = outcome(line.as_bytes(), &exited(0), "", false).expect("read");
-        assert_eq!(ending.cost_usd, None, "{odd}");
-    }
-}
-
-#[test]
-fn a_line_that_is_too_long_is_passed_over_and_the_next_one_is_not() {
-    let mut output = vec![b'x'; LINE_BYTES_MAX + 10];
-    output.extend_from_slice(b"\n{\"type\":\"result\",\"is_error\":false,\"result\":\"ok\"}\n");
-    let ending = outcome(output.as_slice(), &exited(0), "", false).expect("read");
-    assert_eq!(ending.result.map(|it| it.text), Ok("ok".into()));
-}
-
-#[test]
-fn what_the_program_complained_of_is_told() {
-    let ending = outcome(&b""[..], &exited(1), "error: unknown option '--x'", false).expect("read");
-    assert_eq!(
-        ending.result.map_err(|it| it.message),
-        Err("the agent did not start (exit code 1): error: unknown option '--x'".into())
-    );
-}
-
-fn job(kind: TaskKind) -> Job {
-    Job {
-        key: "k".into(),
-        issue: "i".into(),
-        identifier: "ENG-1".into(),
-        issue_title: "t".into(),
-        issue_url: "u".into(),
-        task: "api".into(),
-        kind,
-        title: "t".into(),
-        prompt: "p".into(),
-        answer_schema: Some("{}".into()),
-        repository: Repository::default(),
-        branch: "b".into(),
-        agent: AgentPolicy {
-            allowed_tools: vec!["Edit(**)".into(), "mcp__linear".into()],
-            model: Some("opus".into()),
-            fallback_model: Some("opus".into()),
-            mcp: vec!["a.json".into(), "b.json".into()],
-            ..AgentPolicy::default()
-        },
-        cost_max: Some(0.5),
-        seconds_max: 60,
-        patience_seconds: None,
+        assert_eq!(read(&Claude, line.as_bytes()).cost, None, "{odd}");
     }
 }
 
@@ -311,9 +240,17 @@ fn flags(args: &[String]) -> BTreeMap<&str, Vec<&str>> {
     flags
 }
 
+fn called(job: &Job) -> Vec<String> {
+    let leg = Leg {
+        cost_max: job.cost_max,
+        ..Leg::default()
+    };
+    Claude.args(job, &leg)
+}
+
 #[test]
 fn an_agent_that_only_answers_may_change_nothing() {
-    let args = args(&job(TaskKind::Orchestrator));
+    let args = called(&job(TaskKind::Orchestrator));
     let flags = flags(&args);
     assert_eq!(flags["--permission-mode"], ["dontAsk"]);
     assert!(flags["--allowedTools"].contains(&"mcp__linear"));
@@ -326,7 +263,7 @@ fn an_agent_that_only_answers_may_change_nothing() {
 
 #[test]
 fn an_agent_gets_what_its_policy_says_and_nothing_of_the_repository() {
-    let args = args(&job(TaskKind::Builder));
+    let args = called(&job(TaskKind::Builder));
     let flags = flags(&args);
     assert_eq!(flags["--permission-mode"], ["acceptEdits"]);
     assert_eq!(flags["--allowedTools"], ["Edit(**)", "mcp__linear"]);
@@ -340,7 +277,7 @@ fn an_agent_gets_what_its_policy_says_and_nothing_of_the_repository() {
 
     let mut plain = job(TaskKind::Builder);
     plain.agent = AgentPolicy::default();
-    let args = super::args(&plain);
+    let args = called(&plain);
     assert!(
         !flags_of(&args, "--allowedTools")
             .iter()
@@ -350,4 +287,100 @@ fn an_agent_gets_what_its_policy_says_and_nothing_of_the_repository() {
 
 fn flags_of<'a>(args: &'a [String], flag: &str) -> Vec<&'a str> {
     flags(args).remove(flag).unwrap_or_default()
+}
+
+#[test]
+fn a_session_is_taken_up_with_what_is_left_of_the_money() {
+    let leg = Leg {
+        resume: Some("0f3c".into()),
+        cost_max: Some(0.125),
+        ..Leg::default()
+    };
+    let args = Claude.args(&job(TaskKind::Builder), &leg);
+    assert_eq!(flags_of(&args, "--resume"), ["0f3c"]);
+    assert_eq!(flags_of(&args, "--max-budget-usd"), ["0.125"]);
+    assert!(!called(&job(TaskKind::Builder)).contains(&"--resume".into()));
+}
+
+#[test]
+fn a_trusted_repository_brings_its_own_settings_and_servers() {
+    let mut job = job(TaskKind::Builder);
+    job.agent.trusted = true;
+    let args = called(&job);
+    assert_eq!(flags_of(&args, "--setting-sources"), ["user,project,local"]);
+    assert!(!args.contains(&"--strict-mcp-config".into()));
+}
+
+#[test]
+fn what_is_said_is_one_line_and_the_same_id_is_the_same_message() {
+    let said = |id: &str, text: &str| -> Value {
+        let bytes = Claude.said(id, text);
+        assert_eq!(bytes.iter().filter(|it| **it == b'\n').count(), 1);
+        assert_eq!(bytes.last(), Some(&b'\n'));
+        serde_json::from_slice(&bytes).expect("JSON")
+    };
+    let text = "two\nlines, \"quoted\" \u{2028} $HOME";
+    let one = said("a", text);
+    assert_eq!(one["message"]["content"], text);
+    assert_eq!(one["type"], "user");
+    assert_eq!(one["uuid"].as_str().map(str::len), Some(36));
+    assert_eq!(one["uuid"], said("a", "x")["uuid"]);
+    assert_ne!(one["uuid"], said("b", text)["uuid"]);
+}
+
+/// Lines as they were seen from 2.1.329 when messages came while it worked.
+fn lines(text: &str) -> Seen {
+    let mut seen = Seen::default();
+    for line in text.lines() {
+        let line = match line.trim().split_once(' ') {
+            Some((state, id)) => {
+                format!(r#"{{"type":"command_lifecycle","state":"{state}","command_uuid":"{id}"}}"#)
+            }
+            None if line.trim() == "init" => r#"{"type":"system","subtype":"init"}"#.into(),
+            None => format!(r#"{{"type":"{}"}}"#, line.trim()),
+        };
+        Claude.read(line.as_bytes(), &mut seen);
+    }
+    seen
+}
+
+#[test]
+fn it_is_idle_after_a_result_when_no_message_is_unanswered() {
+    let first = "queued 1\nstarted 1\ninit\nassistant";
+    assert!(!lines(first).idle);
+    assert!(lines(&format!("{first}\nresult")).idle);
+    assert!(lines(&format!("{first}\nresult\ncompleted 1")).idle);
+    // A second one waits for the end of the turn.
+    let waits = format!("{first}\nqueued 2\nresult\ncompleted 1");
+    assert!(!lines(&waits).idle);
+    let second = format!("{waits}\nstarted 2\ninit\nassistant");
+    assert!(!lines(&second).idle);
+    assert!(lines(&format!("{second}\nresult")).idle);
+    // One that was taken in while a tool ran has no result of its own.
+    let within = format!("{first}\nqueued 2\nuser\nstarted 2\nassistant\ncompleted 2");
+    assert!(!lines(&within).idle);
+    assert!(lines(&format!("{within}\nresult\ncompleted 1")).idle);
+    // A session that knows its only message already has nothing to do.
+    assert!(lines("completed 1").idle);
+    // A version without these events.
+    assert!(lines("init\nassistant\nresult").idle);
+    // Work in the background goes on after a result.
+    assert!(!lines("init\nassistant\nresult\ninit").idle);
+}
+
+#[test]
+fn what_it_does_just_now_is_told() {
+    let success = String::from_utf8(recorded("claude-stream-success.jsonl")).expect("text");
+    let tool = success
+        .lines()
+        .find(|it| it.contains("tool_use"))
+        .expect("a tool");
+    let note = read(&Claude, tool.as_bytes()).note.expect("a note");
+    assert!(
+        note.starts_with("Bash ") || note.starts_with("Write "),
+        "{note}"
+    );
+    let retry = recorded("claude-stream-sigterm-retry.jsonl");
+    let note = read(&Claude, &retry).note.expect("a note");
+    assert!(note.starts_with("asks the model service again: "), "{note}");
 }
