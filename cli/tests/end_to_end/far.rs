@@ -16,48 +16,67 @@ use crate::cloud;
 use crate::town::{GLANCE, LONG, Town, is_done, planned_issue, state};
 
 const CYRUS: &str = env!("CARGO_BIN_EXE_cyrus");
-const TOKEN: &str = "the token of the runners";
+pub(crate) const TOKEN: &str = "the token of the runners";
 /// A lease lasts three of these.
 const HEARTBEAT_SECONDS: f64 = 0.5;
 /// An agent that says when it begins, works when it may, and changes one file.
 const PATIENT: &str = r#"#!/bin/sh
-cat > /dev/null
+read -r prompt
+exec 3<&0
+(while read -r line <&3; do echo "$line" >> "$HOME/heard"; done) &
 echo '{"type":"system","subtype":"init","session_id":"s","tools":[],"mcp_servers":[]}'
 echo begun >> "$HOME/begun"
 while [ ! -e "$HOME/go" ]; do sleep 0.05; done
 echo done > done.txt
+echo done > "$(basename "$PWD").txt"
 echo '{"type":"result","subtype":"success","is_error":false,"result":"It is done.","total_cost_usd":0.25}'
 "#;
 
 /// A runner's machine.
-struct Machine {
+pub(crate) struct Machine {
     home: PathBuf,
     variables: BTreeMap<String, String>,
     process: Option<Child>,
+    /// Where jobs are pushed to; without it asks for them.
+    listen: Option<String>,
 }
 
 impl Machine {
-    fn new(town: &Town, name: &str) -> Self {
+    pub(crate) fn new(town: &Town, name: &str) -> Self {
+        let address = town.url().trim_start_matches("http://");
+        Self::at(town, name, address)
+    }
+
+    /// For a control plane that will be at this address.
+    pub(crate) fn at(town: &Town, name: &str, control: &str) -> Self {
         let home = town.folder.path().join(name);
         fs::create_dir(&home).expect("a home");
         let mut config = town.stage.config("local-only", "auto");
         config["runner"] = json!({ "heartbeatSeconds": HEARTBEAT_SECONDS, "concurrency": 2 });
+        config["repositories"][0]["workspaceBaseDir"] = json!(home.join("worktrees"));
         fs::write(home.join("config.json"), config.to_string()).expect("written");
         let mut variables = town.variables.clone();
         // It needs nothing of these.
         variables.retain(|name, _| !name.starts_with("LINEAR") && !name.starts_with("CODEGEN"));
         variables.insert("CYRUS_HOME".into(), home.to_string_lossy().into_owned());
-        variables.insert("CYRUS_CONTROL_URL".into(), town.url().to_owned());
+        variables.insert("CYRUS_CONTROL_URL".into(), format!("http://{control}"));
         Self {
             home,
             variables,
             process: None,
+            listen: None,
         }
     }
 
-    fn start(&mut self) {
+    pub(crate) fn listen(&mut self, address: &str) {
+        self.listen = Some(address.to_owned());
+    }
+
+    pub(crate) fn start(&mut self) {
+        let listen = self.listen.iter().flat_map(|it| ["--listen", it]);
         let child = AsyncCommand::new(CYRUS)
             .arg("runner")
+            .args(listen)
             .env_clear()
             .envs(&self.variables)
             .stderr(Stdio::inherit())
@@ -66,12 +85,12 @@ impl Machine {
         self.process = Some(child.expect("the binary starts"));
     }
 
-    async fn kill(&mut self) {
+    pub(crate) async fn kill(&mut self) {
         let mut child = self.process.take().expect("it was started");
         child.kill().await.expect("it can be killed");
     }
 
-    fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let pid = self.process.as_ref().and_then(Child::id);
         let pid = pid.expect("it runs").to_string();
         let sent = Command::new("kill").args([signal, &pid]).status();
@@ -79,23 +98,46 @@ impl Machine {
     }
 
     /// SIGTERM; whether it ended well.
-    async fn terminate(&mut self) -> bool {
+    pub(crate) async fn terminate(&mut self) -> bool {
         self.signal("-TERM");
         let mut child = self.process.take().expect("it was started");
         let ended = timeout(LONG, child.wait()).await.expect("it ends in time");
         ended.expect("it ended").success()
     }
 
-    fn jobs(&self) -> Vec<PathBuf> {
+    pub(crate) fn jobs(&self) -> Vec<PathBuf> {
         folders(&self.home.join("runner/jobs"))
     }
 
-    fn leases(&self) -> usize {
+    pub(crate) fn leases(&self) -> usize {
         fs::read_dir(self.home.join("runner/leases")).map_or(0, Iterator::count)
     }
 
+    /// What it was told of the only job that it has.
+    pub(crate) fn lease(&self) -> Value {
+        let leases = folders(&self.home.join("runner/leases"));
+        assert_eq!(leases.len(), 1, "{leases:?}");
+        serde_json::from_slice(&fs::read(&leases[0]).expect("read")).expect("JSON")
+    }
+
+    /// What it calls itself.
+    pub(crate) fn name(&self) -> String {
+        let number = fs::read_to_string(self.home.join("runner/number")).expect("a number");
+        let host = Command::new("uname")
+            .arg("-n")
+            .output()
+            .expect("uname runs");
+        let host = String::from_utf8_lossy(&host.stdout).trim().to_owned();
+        format!("{host}-{}", number.trim())
+    }
+
+    /// The worktrees that are there.
+    pub(crate) fn worktrees(&self) -> usize {
+        fs::read_dir(self.home.join("worktrees")).map_or(0, Iterator::count)
+    }
+
     /// No job had two agents.
-    fn assert_one_agent_each(&self, jobs: usize) {
+    pub(crate) fn assert_one_agent_each(&self, jobs: usize) {
         assert_eq!(self.jobs().len(), jobs, "{:?}", self.jobs());
         for job in self.jobs() {
             let output = fs::read_to_string(job.join("agent.jsonl")).unwrap_or_default();
@@ -110,7 +152,7 @@ fn folders(path: &PathBuf) -> Vec<PathBuf> {
     entries.unwrap_or_default()
 }
 
-async fn until(what: &str, is: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, is: impl Fn() -> bool) {
     let wait = async {
         while !is() {
             sleep(GLANCE).await;
@@ -122,7 +164,7 @@ async fn until(what: &str, is: impl Fn() -> bool) {
 }
 
 /// A service without agents of its own.
-async fn control_plane() -> Town {
+pub(crate) async fn control_plane() -> Town {
     let mut town = Town::new("local-only", "auto", cloud).await;
     let mut config = town.stage.config("local-only", "auto");
     config["runner"] = json!({ "concurrency": 0, "heartbeatSeconds": HEARTBEAT_SECONDS });
@@ -133,7 +175,7 @@ async fn control_plane() -> Town {
 }
 
 /// One with an agent that waits for a word.
-async fn patient_control_plane() -> Town {
+pub(crate) async fn patient_control_plane() -> Town {
     let mut town = control_plane().await;
     let agent = town.folder.path().join("bin/patient");
     fs::write(&agent, PATIENT).expect("written");
@@ -143,23 +185,23 @@ async fn patient_control_plane() -> Town {
     town
 }
 
-fn small_issue() -> NewIssue {
+pub(crate) fn small_issue() -> NewIssue {
     NewIssue {
         title: "Mend the door".into(),
         ..NewIssue::default()
     }
 }
 
-fn begun(town: &Town) -> usize {
+pub(crate) fn begun(town: &Town) -> usize {
     let file = town.folder.path().join("home/begun");
     fs::read_to_string(file).map_or(0, |it| it.lines().count())
 }
 
-fn go(town: &Town) {
+pub(crate) fn go(town: &Town) {
     fs::write(town.folder.path().join("home/go"), "").expect("written");
 }
 
-fn all_tasks_are_merged(issue: &Value) {
+pub(crate) fn all_tasks_are_merged(issue: &Value) {
     assert_eq!(issue["outcome"], "succeeded", "{issue:#}");
     for task in ["api", "page", "handbook", "tests"] {
         assert_eq!(state(issue, task), "merged");

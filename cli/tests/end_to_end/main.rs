@@ -4,6 +4,7 @@
 mod carry;
 mod claude;
 mod far;
+mod pushed;
 mod town;
 
 use std::time::Duration;

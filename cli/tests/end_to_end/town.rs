@@ -181,6 +181,27 @@ impl Town {
         }
     }
 
+    /// The same, where also the last seq of its log counts.
+    pub(crate) async fn until_seq(
+        &self,
+        identifier: &str,
+        is: impl Fn(&Value, u64) -> bool,
+    ) -> Value {
+        let wait = async {
+            loop {
+                let seq = self.seq(identifier).await;
+                let (_, issue) = self.get(&format!("/api/v1/issues/{identifier}")).await;
+                if is(&issue, seq) {
+                    return issue;
+                }
+                tokio::time::sleep(GLANCE).await;
+            }
+        };
+        timeout(LONG, wait)
+            .await
+            .expect("it comes that far in time")
+    }
+
     /// The last seq of the issue's log.
     pub(crate) async fn seq(&self, identifier: &str) -> u64 {
         let (_, log) = self.get(&format!("/api/v1/issues/{identifier}/log")).await;
