@@ -368,6 +368,15 @@ pub(super) fn report(issue: &Issue) -> Activity {
             let _ = write!(text, "\n\n## {}\n\n{answer}", one_line(&task.spec.title));
         }
     }
+    // Nothing is said after this, so it is said now.
+    if issue.cancelled.is_none()
+        && issue
+            .owed
+            .values()
+            .any(|it| matches!(it.effect, Effect::Tell { .. }))
+    {
+        text.push_str("\n\nWhat was written last may have come too late for what ran then.");
+    }
     if outcome == RoundOutcome::Failed && !waits {
         text.push_str("\n\nWrite here to have me try again.");
     }

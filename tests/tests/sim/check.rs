@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
+use shared::engine::effect_id;
 use shared::issue::{
-    Activity, Effect, Event, Issue, IssueId, PullState, Record, RoundOutcome, TaskState, evolve,
+    Activity, Effect, Event, Issue, IssueId, Outcome, PullState, Record, RoundOutcome, TaskState,
+    evolve,
 };
 use shared::ports::Log as _;
 use shared::store::memory::MemoryLog;
@@ -104,6 +106,7 @@ pub(crate) fn at_the_end(log: &Arc<MemoryLog>, world: &mut World, mail: &Mail) {
         }
         last_words(world, id, &records, &mut broken);
         taken_in_once(id, &records, &mut broken);
+        passed_on(world, &issue, &records, &mut broken);
         for run in world.runs.iter().filter(|run| run.job.issue == *id) {
             let given_up = issue.tasks.iter().any(|it| it.error.as_deref() == Some("its run was asked to stop and its executor never said that it did: look there whether it still works"));
             if run.alive(world.now) && !given_up {
@@ -114,7 +117,7 @@ pub(crate) fn at_the_end(log: &Arc<MemoryLog>, world: &mut World, mail: &Mail) {
             let merged = world.pulls.iter().any(|pull| {
                 pull.job.issue == *id
                     && pull.job.task == task.spec.id
-                    && Some(&pull.job.branch) == task.branch.as_ref()
+                    && Some(&pull.branch) == task.branch.as_ref()
                     && pull.state == PullState::Merged
             });
             if (task.state == TaskState::Merged) && !merged {
@@ -170,6 +173,62 @@ fn taken_in_once(id: &IssueId, records: &[Record], broken: &mut Vec<String>) {
     }
     for (fact, times) in facts.into_iter().filter(|(_, times)| *times > 1) {
         broken.push(format!("{id}: {fact} was taken in {times} times"));
+    }
+}
+
+/// What a person wrote while a run worked has reached it, or it was said that
+/// it has not. (That nothing reaches a run twice is seen where it is heard.)
+fn passed_on(world: &World, issue: &Issue, records: &[Record], broken: &mut Vec<String>) {
+    for (at, record) in records.iter().enumerate() {
+        let Event::Requested(Effect::Tell { task, run, .. }) = &record.event else {
+            continue;
+        };
+        let later = &records[at..];
+        let round = later
+            .iter()
+            .take_while(|it| !matches!(it.event, Event::Done { .. }));
+        // After a stop there is nothing more to say.
+        let cancelled = |it: &Record| matches!(it.event, Event::CancelAsked { .. });
+        if round.clone().any(cancelled) || records[..at].iter().rev().any(cancelled) {
+            continue;
+        }
+        let key = record.seq;
+        let id = effect_id(issue, key).to_string();
+        let accepted = round.clone().any(|it| {
+            matches!(&it.event, Event::Performed { key: it, outcome: Outcome::Done } if *it == key)
+        });
+        let told = world.runs.iter().any(|it| {
+            let ours = it.id == *run || it.job.key == run.0;
+            ours && it.heard.iter().any(|it| it.id == id)
+        });
+        let admitted = round.clone().any(|it| match &it.event {
+            Event::Requested(Effect::Say {
+                activity: Activity::Thought(text),
+                ..
+            }) => text.contains("before I could pass that on"),
+            Event::Requested(Effect::Say {
+                activity: Activity::Response(text) | Activity::Error(text),
+                ..
+            }) => text.contains("may have come too late"),
+            // The run failed, which is told; what comes next knows of it all.
+            Event::Ended {
+                task: it, ending, ..
+            } => {
+                it == task
+                    && ending
+                        .result
+                        .as_ref()
+                        .map_or(true, |it| it.text.contains("came too late for this run"))
+            }
+            _ => false,
+        });
+        let known = accepted && told || admitted;
+        if !known {
+            broken.push(format!(
+                "{}: {run} never heard of note {key}, and nobody was told",
+                issue.id
+            ));
+        }
     }
 }
 

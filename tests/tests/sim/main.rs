@@ -9,8 +9,12 @@
 //! `SIM_SEEDS=20000` runs more seeds, `SIM_SEED=42` one, with its history.
 
 mod check;
+mod hand;
+mod ledger;
+mod machine;
 mod people;
 mod ports;
+mod run;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,25 +22,35 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use jiff::SignedDuration;
 use shared::engine::{Engine, Heard, Looked, Rest, Work};
 use shared::issue::{ExecutorKind, IssueId, Time};
 use shared::ports::{Executor, Hands, Log};
+use shared::runner::queue::FarRunners;
 use shared::store::memory::MemoryLog;
 
+use self::hand::HEARTBEAT_SECONDS;
+use self::machine::Machine;
 use self::people::{Letter, Mail};
-use self::ports::{Runs, Store, View};
+use self::ports::{Queue, Runs, Store, View};
 use self::world::{Shared, Weather, World};
 
 /// Seeds in every test run; `SIM_SEEDS` says otherwise.
 const SEEDS: u64 = 500;
 /// Steps under bad weather.
 const STORM_STEPS: usize = 3_000;
+/// The same where runners elsewhere have their share of the steps.
+const FAR_STORM_STEPS: usize = 6_000;
 /// Steps in which everything must have come to rest once the weather is clear.
 const CALM_STEPS_MAX: usize = 400_000;
 /// Processes that work on the one store.
 const PROCESSES: usize = 2;
+/// Machines of runners, where there are any, and the repository of each. The
+/// last one has another than the issues are about.
+const MACHINES: [(&str, &str); 3] = [("mac-1", "main"), ("mac-2", "main"), ("mac-3", "docs")];
+const HEARTBEAT: Duration = Duration::from_secs(HEARTBEAT_SECONDS.unsigned_abs());
 
 /// Trouble that the seeds must have visited, or the simulation proves nothing.
 const LANDMARKS: &[&str] = &[
@@ -74,6 +88,27 @@ const LANDMARKS: &[&str] = &[
     "a round succeeded",
     "a round failed",
     "a round was cancelled",
+    "a message reached a run",
+    "a message came too late for its run",
+    "a run was told a message again",
+    "a message reached a run by a heartbeat",
+    "a lease lapsed and another runner took the job",
+    "a lease lapsed and the same runner took the job again",
+    "a late result was refused",
+    "a result came twice",
+    "a runner crashed before its first heartbeat",
+    "a runner crashed after its first heartbeat",
+    "a runner restarted and went on",
+    "a runner took up the session of an agent that had died",
+    "a runner slept past its lease",
+    "a runner was told to stop by a heartbeat",
+    "a runner was told that its job is not its own",
+    "a runner did not push what was not wanted any more",
+    "an impostor was refused",
+    "the answer to a lease was lost",
+    "the answer to a heartbeat was lost",
+    "the answer to a result was lost",
+    "the control plane died while it served a runner",
 ];
 
 type Activity = Pin<Box<dyn Future<Output = Finished>>>;
@@ -97,6 +132,8 @@ struct Simulation {
     world: Shared,
     log: Arc<MemoryLog>,
     processes: Vec<Process>,
+    /// Machines of runners; none where the local executor is ours.
+    machines: Vec<Machine>,
     mail: Mail,
     calm: bool,
 }
@@ -107,10 +144,19 @@ impl Simulation {
         let log = Arc::new(MemoryLog::default());
         let mail = Mail::write(&mut world.lock().expect("one thread"));
         let processes = (0..PROCESSES).map(|_| process(&world, &log)).collect();
+        let far = world.lock().expect("one thread").far;
+        let machines = if far {
+            MACHINES
+                .map(|(name, repository)| machine(&world, &log, name, repository))
+                .into()
+        } else {
+            Vec::new()
+        };
         Self {
             world,
             log,
             processes,
+            machines,
             mail,
             calm: false,
         }
@@ -128,6 +174,9 @@ impl Simulation {
         };
         if dice < crash {
             self.crash();
+        } else if dice < 250 && !self.machines.is_empty() {
+            let at = self.world().rng.usize(0..self.machines.len());
+            self.machines[at].step();
         } else if dice < 700 {
             self.poll_one();
         } else if dice < 800 {
@@ -279,7 +328,8 @@ impl Simulation {
     }
 
     fn pass_time(&mut self) {
-        let calls_under_way = self.processes.iter().any(|it| !it.activities.is_empty());
+        let calls_under_way = self.processes.iter().any(|it| !it.activities.is_empty())
+            || self.machines.iter().any(Machine::is_busy);
         let mut world = self.world();
         // Mostly little; now and then much, as when a laptop wakes up.
         let milliseconds = match world.rng.u32(0..100) {
@@ -294,16 +344,28 @@ impl Simulation {
     fn at_rest(&self) -> bool {
         self.mail.is_empty()
             && self.processes.iter().all(|it| it.acting.is_empty())
+            && self.machines.iter().all(Machine::is_idle)
             && self.world().open.is_empty()
     }
 
     /// Plays the whole of it.
     fn play(mut self) -> Shared {
-        for _ in 0..STORM_STEPS {
+        let storm = if self.machines.is_empty() {
+            STORM_STEPS
+        } else {
+            FAR_STORM_STEPS
+        };
+        for _ in 0..storm {
             self.step();
         }
-        self.world().weather = Weather::clear();
-        self.world().note("the weather clears".into());
+        {
+            let mut world = self.world();
+            world.weather = Weather::clear();
+            world.note("the weather clears".into());
+            let now = world.now;
+            world.ledger.calm(now);
+        }
+        self.machines.iter_mut().for_each(Machine::calm);
         self.calm = true;
         let mut steps = 0;
         while !self.at_rest() {
@@ -333,13 +395,24 @@ fn process(world: &Shared, log: &Arc<MemoryLog>) -> Process {
     let store = Arc::new(Store {
         view: view.clone(),
         inner: Arc::clone(log),
+        brisk: false,
     });
+    let far = view.world().far;
+    let local: Arc<dyn Executor> = if far {
+        let registers = Arc::clone(&store);
+        Arc::new(Queue {
+            view: view.clone(),
+            inner: FarRunners::new(registers, Arc::new(view.clone()), HEARTBEAT),
+        })
+    } else {
+        runs(ExecutorKind::Local)
+    };
     let engine = Engine::new(Hands {
         log: Arc::clone(&store) as Arc<dyn Log>,
         registers: store,
         tracker: Arc::new(view.clone()),
         forge: Arc::new(view.clone()),
-        executors: vec![runs(ExecutorKind::Local), runs(ExecutorKind::Codegen)],
+        executors: vec![local, runs(ExecutorKind::Codegen)],
         policies: Arc::new(view.clone()),
         clock: Arc::new(view),
     });
@@ -349,6 +422,17 @@ fn process(world: &Shared, log: &Arc<MemoryLog>) -> Process {
         acting: BTreeSet::new(),
         looking: false,
     }
+}
+
+fn machine(world: &Shared, log: &Arc<MemoryLog>, name: &str, repository: &str) -> Machine {
+    let view = View(Arc::clone(world));
+    let store = Arc::new(Store {
+        view: view.clone(),
+        inner: Arc::clone(log),
+        brisk: true,
+    });
+    let queue = FarRunners::new(store, Arc::new(view.clone()), HEARTBEAT);
+    Machine::new(view, Arc::new(queue), name, repository)
 }
 
 fn play(seed: u64) -> Shared {

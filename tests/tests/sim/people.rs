@@ -1,7 +1,7 @@
 //! What people do in the simulated world, and how Linear tells of it: in any
 //! order after the opening, more than once, and again until it is answered.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use jiff::SignedDuration;
 use shared::engine::Heard;
@@ -30,6 +30,8 @@ pub(crate) struct Letter {
 pub(crate) struct Mail {
     waiting: VecDeque<Letter>,
     on_the_way: Vec<Letter>,
+    /// The first opening of each issue, and how many remarks were written since.
+    openings: BTreeMap<IssueId, (Opening, usize)>,
     /// Every session that was opened with a 200: it must get its last word.
     pub(crate) acknowledged: Vec<(IssueId, SessionId)>,
 }
@@ -61,7 +63,9 @@ impl Mail {
             world.issues.insert(issue.clone(), (known, policy));
             let opened = world.now + SignedDuration::from_secs(world.rng.i64(0..60));
             let session = SessionId(format!("session-{at}"));
-            mail.post(&issue, opening(&session, &identifier, opened), opened);
+            let first = about(&session, &identifier, opened);
+            mail.openings.insert(issue.clone(), (first.clone(), 0));
+            mail.post(&issue, Input::Opened(first), opened);
             mail.more(world, &issue, &identifier, opened);
         }
         mail
@@ -76,26 +80,14 @@ impl Mail {
         opened: jiff::Timestamp,
     ) {
         let later = |world: &mut World| opened + SignedDuration::from_secs(world.rng.i64(1..900));
-        let session = SessionId(format!("session-{}", &issue.0[6..]));
         if world.rng.u8(0..4) == 0 {
             let at = later(world);
             let second = SessionId(format!("second-{issue}"));
             self.post(issue, opening(&second, identifier, at), at);
         }
-        for n in 0..world.rng.usize(0..=2) {
+        for _ in 0..world.rng.usize(0..=2) {
             let at = later(world);
-            let activity = format!("{issue}-prompt-{n}");
-            let text = "mind the tests".to_owned();
-            self.post(
-                issue,
-                Input::Prompted {
-                    opening: about(&session, identifier, opened),
-                    activity,
-                    text,
-                    at,
-                },
-                at,
-            );
+            self.remark(issue, at);
         }
         if world.rng.u8(0..3) == 0 {
             let at = later(world);
@@ -108,6 +100,21 @@ impl Mail {
             };
             self.post(issue, Input::Cancelled { why, at }, at);
         }
+    }
+
+    /// A person writes something new to an issue.
+    fn remark(&mut self, issue: &IssueId, at: jiff::Timestamp) {
+        let Some((opening, remarks)) = self.openings.get_mut(issue) else {
+            return;
+        };
+        *remarks += 1;
+        let input = Input::Prompted {
+            opening: opening.clone(),
+            activity: format!("{issue}-prompt-{remarks}"),
+            text: format!("mind the tests, {remarks}"),
+            at,
+        };
+        self.post(issue, input, at);
     }
 
     fn post(&mut self, issue: &IssueId, input: Input, after: jiff::Timestamp) {
@@ -127,6 +134,10 @@ impl Mail {
                 at: world.now,
             };
             self.post(&issue, input, world.now);
+        }
+        for issue in std::mem::take(&mut world.remarked) {
+            let at = world.now + world.seconds(0..=60);
+            self.remark(&issue, at);
         }
         let due: Vec<usize> = (0..self.waiting.len())
             .filter(|at| self.waiting[*at].after <= world.now)

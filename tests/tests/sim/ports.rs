@@ -12,9 +12,10 @@ use shared::issue::{
 };
 use shared::ports::{
     Append, AppendError, Attention, Clock, Executor, Figures, Forge, Head, Job, Log, MergeAnswer,
-    MergeAsk, OpenAsk, Opened, Place, PlanItem, Policies, PullAsk, Register, RegisterWrite,
-    Registers, Settlement, Started, Tracker,
+    MergeAsk, Message, OpenAsk, Opened, Place, PlanItem, Policies, PullAsk, Register,
+    RegisterWrite, Registers, Settlement, Started, Told, Tracker,
 };
+use shared::runner::queue::FarRunners;
 use shared::store::memory::MemoryLog;
 use uuid::Uuid;
 
@@ -38,7 +39,7 @@ impl View {
 
     /// Gives way to the others a few times.
     async fn give_way(&self) {
-        let mut turns = {
+        let turns = {
             let mut world = self.world();
             // Now and then much happens meanwhile.
             if world.rng.u8(0..15) == 0 {
@@ -47,6 +48,16 @@ impl View {
                 world.rng.u16(0..4)
             }
         };
+        self.turns(turns).await;
+    }
+
+    /// The same where nothing takes long.
+    pub(crate) async fn give_way_briefly(&self) {
+        let turns = self.world().rng.u16(0..4);
+        self.turns(turns).await;
+    }
+
+    async fn turns(&self, mut turns: u16) {
         poll_fn(|context| {
             if turns == 0 {
                 return Poll::Ready(());
@@ -225,7 +236,7 @@ impl Executor for Runs {
                 let known = world.runs.iter().find(|run| run.job.key == job.key);
                 match known.filter(|_| self.kind == ExecutorKind::Local) {
                     Some(run) => run.id.clone(),
-                    None => world.create(self.kind, job),
+                    None => world.create(self.kind, job, None),
                 }
             })
             .await?;
@@ -288,6 +299,68 @@ impl Executor for Runs {
             })
             .await
     }
+
+    async fn tell(&self, run: &RunId, message: &Message) -> Result<Told, Fault> {
+        self.view
+            .call("tell", |world| {
+                let now = world.now;
+                let run = world.runs.iter_mut().find(|it| it.id == *run);
+                let Some(run) = run.filter(|it| it.alive(now)) else {
+                    world.visit("a message came too late for its run");
+                    return Told::TooLate;
+                };
+                match run.hear(message) {
+                    Ok(true) => world.visit("a message reached a run"),
+                    Ok(false) => world.visit("a run was told a message again"),
+                    Err(wrong) => world.broke(wrong),
+                }
+                Told::Accepted
+            })
+            .await
+    }
+}
+
+/// The local executor where all its machines are elsewhere: the real queue.
+pub(crate) struct Queue {
+    pub(crate) view: View,
+    pub(crate) inner: FarRunners,
+}
+
+#[async_trait]
+impl Executor for Queue {
+    fn kind(&self) -> ExecutorKind {
+        self.inner.kind()
+    }
+
+    async fn start(&self, job: &Job) -> Result<Started, Fault> {
+        self.inner.start(job).await
+    }
+
+    async fn settle(&self, job: &Job) -> Result<Settlement, Fault> {
+        let settled = self.inner.settle(job).await?;
+        self.view.world().visit(match settled {
+            Settlement::Found(_) => "a doubtful start was found",
+            Settlement::Absent { .. } => "a doubtful start was not found",
+        });
+        Ok(settled)
+    }
+
+    async fn observe(&self, runs: &[RunId]) -> Vec<Result<Sight, Fault>> {
+        self.inner.observe(runs).await
+    }
+
+    async fn stop(&self, run: &RunId) -> Result<(), Fault> {
+        self.inner.stop(run).await?;
+        let mut world = self.view.world();
+        let now = world.now;
+        world.note(format!("the queue was asked to stop {run}"));
+        world.ledger.stop(&run.0, now);
+        Ok(())
+    }
+
+    async fn tell(&self, run: &RunId, message: &Message) -> Result<Told, Fault> {
+        self.inner.tell(run, message).await
+    }
 }
 
 /// The memory store, with trouble of its own.
@@ -295,6 +368,8 @@ impl Executor for Runs {
 pub(crate) struct Store {
     pub(crate) view: View,
     pub(crate) inner: Arc<MemoryLog>,
+    /// It never takes long: who asks comes again soon.
+    pub(crate) brisk: bool,
 }
 
 #[async_trait]
@@ -422,31 +497,44 @@ impl Log for Store {
 #[async_trait]
 impl Registers for Store {
     async fn get(&self, shelf: &str, name: &str, now: Time) -> anyhow::Result<Option<Register>> {
-        self.view.give_way().await;
-        self.may_fail("the registers could not be read")?;
+        let begun = self.wait().await;
+        self.may_fail("the registers could not be read", begun)?;
         self.inner.get(shelf, name, now).await
     }
 
     async fn list(&self, shelf: &str, now: Time) -> anyhow::Result<Vec<Register>> {
-        self.view.give_way().await;
-        self.may_fail("the registers could not be read")?;
+        let begun = self.wait().await;
+        self.may_fail("the registers could not be read", begun)?;
         self.inner.list(shelf, now).await
     }
 
     async fn put(&self, write: RegisterWrite, seen: u64, now: Time) -> Result<(), AppendError> {
-        self.view.give_way().await;
-        self.may_fail("a register could not be written")?;
+        let begun = self.wait().await;
+        self.may_fail("a register could not be written", begun)?;
         self.inner.put(write, seen, now).await?;
-        self.view.give_way().await;
-        Ok(self.may_fail("the answer of the registers was lost")?)
+        self.wait().await;
+        Ok(self.may_fail("the answer of the registers was lost", begun)?)
     }
 }
 
 impl Store {
-    fn may_fail(&self, why: &'static str) -> anyhow::Result<()> {
+    /// Waits a while; since when.
+    async fn wait(&self) -> Time {
+        let begun = self.view.world().now;
+        if self.brisk {
+            self.view.give_way_briefly().await;
+        } else {
+            self.view.give_way().await;
+        }
+        begun
+    }
+
+    /// As every adapter does, it gives up what takes too long.
+    fn may_fail(&self, why: &'static str, begun: Time) -> anyhow::Result<()> {
         let mut world = self.view.world();
         let chance = world.weather.store_fault;
-        anyhow::ensure!(!world.dice(chance), why);
+        let late = world.now.duration_since(begun).as_secs() > CALL_SECONDS_MAX;
+        anyhow::ensure!(!late && !world.dice(chance), why);
         Ok(())
     }
 }

@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex};
 
 use jiff::SignedDuration;
 use shared::issue::{
-    Activity, Brief, Check, CheckState, Ending, ExecutorKind, Failure, FailureClass, IssueId,
-    Policy, PullFacts, PullState, RunId, RunResult, SessionId, Sight, Stage, TaskId, TaskKind,
-    Time,
+    Activity, Brief, Check, CheckState, ExecutorKind, FailureClass, IssueId, Policy, PullFacts,
+    PullState, RunId, SessionId, Sight, Stage, TaskKind, Time,
 };
 use shared::ports::{Job, MergeAnswer, MergeAsk, PlanItem, PullAsk, WhichPull};
 use uuid::Uuid;
+
+use crate::ledger::{Holder, Ledger};
+use crate::run::{Fate, Run, depends_on, plan};
 
 /// No call takes longer than this: then its caller hears of a timeout, and it
 /// takes no effect any more. Shorter than a lease, as in the adapters.
@@ -44,6 +46,10 @@ pub(crate) struct Weather {
     pub(crate) head_moves: u32,
     pub(crate) store_fault: u32,
     pub(crate) spite: u32,
+    pub(crate) remarks: u32,
+    /// What happens to the machines of runners.
+    pub(crate) machine_crash: u32,
+    pub(crate) machine_freezes: u32,
 }
 
 impl Weather {
@@ -63,6 +69,9 @@ impl Weather {
             head_moves: 0,
             store_fault: 0,
             spite: 0,
+            remarks: 0,
+            machine_crash: 0,
+            machine_freezes: 0,
         }
     }
 
@@ -84,38 +93,10 @@ impl Weather {
             head_moves: chance(500),
             store_fault: chance(40),
             spite: chance(60),
+            remarks: chance(700),
+            machine_crash: chance(60),
+            machine_freezes: chance(40),
         }
-    }
-}
-
-/// A run at an executor.
-#[derive(Clone, Debug)]
-pub(crate) struct Run {
-    pub(crate) id: RunId,
-    pub(crate) executor: ExecutorKind,
-    pub(crate) job: Job,
-    pub(crate) created: Time,
-    pub(crate) visible: Time,
-    ends: Option<Time>,
-    fate: Fate,
-    pub(crate) stopped: Option<Time>,
-    vanished: bool,
-    handed_in: bool,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum Fate {
-    Succeeds,
-    ChangesNothing,
-    Fails(FailureClass),
-    BadPlan,
-}
-
-impl Run {
-    pub(crate) fn alive(&self, now: Time) -> bool {
-        !self.vanished
-            && self.stopped.is_none_or(|at| now < at)
-            && self.ends.is_none_or(|at| now < at)
     }
 }
 
@@ -123,6 +104,9 @@ impl Run {
 pub(crate) struct PullRequest {
     pub(crate) number: u64,
     pub(crate) job: Job,
+    pub(crate) branch: String,
+    /// The runner that has pushed it, where that is not ours.
+    pub(crate) holder: Option<Holder>,
     pub(crate) sha: String,
     green_at: Time,
     red: bool,
@@ -138,6 +122,9 @@ pub(crate) struct World {
     pub(crate) now: Time,
     pub(crate) rng: fastrand::Rng,
     pub(crate) weather: Weather,
+    /// Jobs of the local executor are done by runners elsewhere.
+    pub(crate) far: bool,
+    pub(crate) ledger: Ledger,
     pub(crate) runs: Vec<Run>,
     pub(crate) pulls: Vec<PullRequest>,
     /// What stands in each session, in order.
@@ -153,6 +140,8 @@ pub(crate) struct World {
     pub(crate) open: BTreeSet<IssueId>,
     /// Issues that a person wants stopped just when something begins.
     pub(crate) spited: Vec<IssueId>,
+    /// Issues that a person writes to just when an agent works.
+    pub(crate) remarked: Vec<IssueId>,
     /// Issues that a person has stopped in this round, and since when.
     pub(crate) cancelled: BTreeMap<IssueId, Time>,
 }
@@ -165,8 +154,10 @@ impl World {
         let weather = Weather::of(&mut rng);
         Self {
             now: "2026-11-20T12:00:00Z".parse().expect("a time"),
+            far: rng.bool(),
             rng,
             weather,
+            ledger: Ledger::default(),
             runs: Vec::new(),
             pulls: Vec::new(),
             said: BTreeMap::new(),
@@ -180,6 +171,7 @@ impl World {
             open: BTreeSet::new(),
             cancelled: BTreeMap::new(),
             spited: Vec::new(),
+            remarked: Vec::new(),
         }
     }
 
@@ -200,7 +192,7 @@ impl World {
         SignedDuration::from_millis(self.rng.i64(range.start() * 1000..=range.end() * 1000))
     }
 
-    fn broke(&mut self, what: String) {
+    pub(crate) fn broke(&mut self, what: String) {
         self.note(format!("BROKEN: {what}"));
         self.broken.push(what);
     }
@@ -216,7 +208,9 @@ impl World {
                     .is_none_or(|stopped| run.ends.is_some_and(|ends| ends < stopped))
                 && run.fate == Fate::Succeeds
                 && !run.vanished;
-            if ended_well && run.job.makes_pull() && !run.handed_in {
+            // Runners elsewhere push by themselves.
+            let ours = run.holder.is_none();
+            if ours && ended_well && run.job.makes_pull() && !run.handed_in {
                 self.runs[at].handed_in = true;
                 self.hand_in(&run);
             }
@@ -245,8 +239,16 @@ impl World {
         }
     }
 
-    fn hand_in(&mut self, run: &Run) {
+    /// Pushes what a run has made, under a name that is free.
+    pub(crate) fn hand_in(&mut self, run: &Run) {
         let number = self.pulls.len() as u64 + 1;
+        let wanted = &run.job.branch;
+        let mut branch = wanted.clone();
+        let mut suffix = 2;
+        while self.pulls.iter().any(|it| it.branch == branch) {
+            branch = format!("{wanted}.n{suffix}");
+            suffix += 1;
+        }
         let green_at = self.now + self.seconds(0..=60);
         let red_chance = self.weather.red;
         let moves_chance = self.weather.head_moves;
@@ -257,6 +259,8 @@ impl World {
         self.pulls.push(PullRequest {
             number,
             job: run.job.clone(),
+            branch,
+            holder: run.holder.clone(),
             sha: format!("sha-{number}"),
             green_at,
             red,
@@ -267,26 +271,43 @@ impl World {
         });
     }
 
-    pub(crate) fn create(&mut self, executor: ExecutorKind, job: &Job) -> RunId {
-        if self.runs.iter().any(|run| run.job.key == job.key) {
+    pub(crate) fn create(
+        &mut self,
+        executor: ExecutorKind,
+        job: &Job,
+        holder: Option<&Holder>,
+    ) -> RunId {
+        let again = |run: &Run| run.job.key == job.key && run.holder.as_ref() == holder;
+        if self.runs.iter().any(again) {
             self.broke(format!(
                 "a second run for the key of {}/{}",
                 job.identifier, job.branch
             ));
         }
         let twin = self.runs.iter().any(|run| {
-            run.job.issue == job.issue && run.job.branch == job.branch && run.job.task == job.task
+            run.job.issue == job.issue
+                && run.job.branch == job.branch
+                && run.job.task == job.task
+                // Runner after runner may have taken one job.
+                && (run.job.key != job.key || run.holder.is_none())
         });
         if twin {
             self.broke(format!("a second run of one attempt: {}", job.branch));
         }
-        if self.done.contains(&job.issue) {
-            self.broke(format!(
-                "a run of {} after its round was over",
-                job.identifier
-            ));
+        if let Some(holder) = holder {
+            // Whether it was told to go on, the ledger has seen.
+            if self.ledger.was_told(holder) {
+                self.broke(format!("{holder} began what it was told to end"));
+            }
+        } else {
+            if self.done.contains(&job.issue) {
+                self.broke(format!(
+                    "a run of {} after its round was over",
+                    job.identifier
+                ));
+            }
+            self.check_cancelled(&job.issue, "a run was made");
         }
-        self.check_cancelled(&job.issue, "a run was made");
         self.check_dependencies(job);
         let id = RunId(format!("run-{}", self.runs.len() + 1));
         let lag = if executor == ExecutorKind::Codegen {
@@ -314,6 +335,15 @@ impl World {
         } else {
             Fate::Succeeds
         };
+        if executor == ExecutorKind::Local {
+            let (spite, remarks) = (self.weather.spite, self.weather.remarks);
+            if self.dice(remarks) {
+                self.remarked.push(job.issue.clone());
+            }
+            if holder.is_some() && self.dice(spite) {
+                self.spited.push(job.issue.clone());
+            }
+        }
         let vanishes = self.weather.run_vanishes;
         let vanished = self.dice(vanishes);
         self.runs.push(Run {
@@ -322,13 +352,17 @@ impl World {
             job: job.clone(),
             created: self.now,
             visible,
+            holder: holder.cloned(),
             ends,
             fate,
             stopped: None,
             vanished,
             handed_in: false,
+            broken_off: false,
+            heard: Vec::new(),
         });
-        self.note(format!("{executor} made {id} for {}", job.branch));
+        let by = holder.map(|it| format!(" at {it}")).unwrap_or_default();
+        self.note(format!("{executor} made {id}{by} for {}", job.branch));
         id
     }
 
@@ -374,6 +408,10 @@ impl World {
             if !run.alive(now) {
                 return None;
             }
+            if let Some(holder) = &run.holder {
+                let outlived = self.ledger.outlived(holder, now);
+                return outlived.then(|| format!("{} outlived what it was wanted for", run.id));
+            }
             if self.done.contains(&run.job.issue) {
                 return Some(format!("{} outlived its round", run.id));
             }
@@ -388,14 +426,8 @@ impl World {
 
     pub(crate) fn sight(&mut self, id: &RunId) -> Sight {
         let now = self.now;
-        let Some(run) = self.runs.iter().find(|run| run.id == *id).cloned() else {
+        let Some(run) = self.runs.iter().find(|run| run.id == *id) else {
             return Sight::Gone;
-        };
-        let cost_usd = (run.executor == ExecutorKind::Local).then_some(0.25);
-        let ended = |result| Sight::Ended(Ending { result, cost_usd });
-        let failure = |class| Failure {
-            class,
-            message: format!("it ended: {class}"),
         };
         if run.vanished {
             return Sight::Gone;
@@ -408,34 +440,14 @@ impl World {
                 Sight::Working
             };
         }
-        if run
-            .ends
-            .is_none_or(|ends| now < ends || run.stopped.is_some_and(|at| at <= ends))
-        {
-            return ended(Err(failure(FailureClass::Cancelled)));
-        }
-        match run.fate {
-            Fate::Fails(class) => ended(Err(failure(class))),
-            Fate::ChangesNothing => {
-                ended(Ok(RunResult { changed: Some(false), ..RunResult::default() }))
-            }
-            Fate::BadPlan => ended(Ok(RunResult {
-                answer: Some(r#"{"tasks":[{"id":"a","title":"a","kind":"builder","prompt":"p","depends_on":["a"]}]}"#.into()),
-                ..RunResult::default()
-            })),
-            Fate::Succeeds => ended(Ok(RunResult {
-                text: "done".into(),
-                answer: (run.job.kind == TaskKind::Orchestrator).then(|| plan(&run.job.key)),
-                ..RunResult::default()
-            })),
-        }
+        Sight::Ended(run.ending(now))
     }
 
     pub(crate) fn facts(&mut self, ask: &PullAsk) -> Option<PullFacts> {
         let now = self.now;
         let at = self.pulls.iter().rposition(|pull| match &ask.which {
             WhichPull::Number(number) => pull.number == *number,
-            WhichPull::Branch(branch) => pull.job.branch == *branch,
+            WhichPull::Branch(branch) => pull.branch == *branch,
         })?;
         let pull = &mut self.pulls[at];
         pull.asked += 1;
@@ -451,7 +463,7 @@ impl World {
             url: format!("https://forge/{}", pull.number),
             state: pull.state,
             head_slug: Some(pull.job.repository.slug.clone()),
-            head_branch: pull.job.branch.clone(),
+            head_branch: pull.branch.clone(),
             head_sha: pull.sha.clone(),
             base_slug: pull.job.repository.slug.clone(),
             base_branch: pull.job.repository.base_branch.clone(),
@@ -497,6 +509,14 @@ impl World {
             ));
         }
         self.check_cancelled(&pull.job.issue, "a merge was made");
+        if let Some(holder) = &pull.holder
+            && !self.ledger.counts(holder)
+        {
+            self.broke(format!(
+                "#{} was merged, but the result of {holder} was never taken",
+                pull.number
+            ));
+        }
         self.pulls[at].state = PullState::Merged;
         self.pulls[at].merged.push((ask.sha.clone(), "cyrus"));
         self.note(format!("merged #{} at {}", ask.number, ask.sha));
@@ -504,40 +524,4 @@ impl World {
             sha: ask.sha.clone(),
         }
     }
-}
-
-/// The plan that an orchestrator run answers: a graph made from its key.
-fn plan(key: &str) -> String {
-    let mut rng = fastrand::Rng::with_seed(
-        key.bytes()
-            .map(u64::from)
-            .fold(7, |a, b| a * 31 % 1_000_003 + b),
-    );
-    let n = rng.usize(1..=6);
-    let tasks: Vec<serde_json::Value> = (0..n)
-        .map(|at| {
-            let on: Vec<String> = (0..at)
-                .filter(|_| rng.u8(0..3) == 0)
-                .map(|on| format!("t{on}"))
-                .collect();
-            let complexity = if rng.bool() { "low" } else { "high" };
-            serde_json::json!({
-                "id": format!("t{at}"), "title": format!("Task {at}"), "kind": "builder",
-                "prompt": "build it", "depends_on": on, "complexity": complexity,
-            })
-        })
-        .collect();
-    serde_json::json!({ "summary": "a plan", "tasks": tasks }).to_string()
-}
-
-fn depends_on(plan: &str, task: &TaskId) -> Vec<String> {
-    let plan: serde_json::Value = serde_json::from_str(plan).unwrap_or_default();
-    let tasks = plan["tasks"].as_array().cloned().unwrap_or_default();
-    let found = tasks.iter().find(|it| it["id"] == task.0.as_str());
-    let on = found
-        .and_then(|it| it["depends_on"].as_array().cloned())
-        .unwrap_or_default();
-    on.iter()
-        .filter_map(|it| it.as_str().map(str::to_owned))
-        .collect()
 }
