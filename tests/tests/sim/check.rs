@@ -198,7 +198,9 @@ fn passed_on(world: &World, issue: &Issue, records: &[Record], broken: &mut Vec<
             matches!(&it.event, Event::Performed { key: it, outcome: Outcome::Done } if *it == key)
         });
         let told = world.runs.iter().any(|it| {
-            let ours = it.id == *run || it.job.key == run.0;
+            // Of runners one after another, the one whose word counts.
+            let counts = it.holder.as_ref().is_some_and(|it| world.ledger.counts(it));
+            let ours = it.id == *run || (it.job.key == run.0 && counts);
             ours && it.heard.iter().any(|it| it.id == id)
         });
         let admitted = round.clone().any(|it| match &it.event {
