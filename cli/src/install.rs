@@ -29,6 +29,17 @@ pub(crate) struct Options {
     write: bool,
 }
 
+/// How the runner is started.
+struct Call<'a> {
+    program: &'a Path,
+    home: &'a Path,
+    flags: &'a [String],
+    /// A file of variables.
+    variables: &'a Path,
+    /// Where programs are looked for.
+    path: &'a Path,
+}
+
 /// The service of a system, as a file.
 struct Service {
     path: PathBuf,
@@ -37,7 +48,12 @@ struct Service {
     next: String,
 }
 
-pub(crate) fn install(common: &Common, options: &Options) -> anyhow::Result<ExitCode> {
+/// `flags`: what the runner is called with.
+pub(crate) fn install(
+    common: &Common,
+    flags: &[String],
+    options: &Options,
+) -> anyhow::Result<ExitCode> {
     let env = Env::from_process();
     let user_home = env.get("HOME").map(PathBuf::from).ok_or(Missing {
         what: "HOME",
@@ -46,12 +62,18 @@ pub(crate) fn install(common: &Common, options: &Options) -> anyhow::Result<Exit
     let home = home_folder(&env, common.home.as_deref())?;
     let program = std::env::current_exe().context("find this program")?;
     let variables = home.join("runner.env");
-    // Git and the agent programs are found where they are found now.
-    let path = PathBuf::from(env.get("PATH").unwrap_or_default());
+    let call = Call {
+        program: &program,
+        home: &home,
+        flags,
+        variables: &variables,
+        // Git and the agent programs are found where they are found now.
+        path: Path::new(env.get("PATH").unwrap_or_default()),
+    };
     let service = if cfg!(target_os = "macos") {
-        launchd(&user_home, &program, &home, &variables, &path)?
+        launchd(&user_home, &call)?
     } else {
-        systemd(&user_home, &program, &home, &variables, &path)?
+        systemd(&user_home, &call)?
     };
     if !options.write {
         print!("{}", service.text);
@@ -81,13 +103,7 @@ pub(crate) fn install(common: &Common, options: &Options) -> anyhow::Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-fn systemd(
-    user_home: &Path,
-    program: &Path,
-    home: &Path,
-    variables: &Path,
-    path: &Path,
-) -> anyhow::Result<Service> {
+fn systemd(user_home: &Path, call: &Call<'_>) -> anyhow::Result<Service> {
     // As systemd reads a quoted text; `%` begins a specifier.
     let quoted = |text: &str| {
         let text = text.replace('%', "%%").replace('\\', "\\\\");
@@ -95,10 +111,15 @@ fn systemd(
     };
     // In a command `$` begins a variable.
     let argument = |path: &Path| anyhow::Ok(quoted(&plain(path)?).replace('$', "$$"));
-    let (program, folder) = (argument(program)?, argument(home)?);
+    let (program, folder) = (argument(call.program)?, argument(call.home)?);
+    let mut flags = String::new();
+    for flag in call.flags {
+        flags.push(' ');
+        flags.push_str(&argument(Path::new(flag))?);
+    }
     // It takes the rest of the line, quotes and all, but for specifiers.
-    let variables = plain(variables)?.replace('%', "%%");
-    let search = quoted(&format!("PATH={}", plain(path)?));
+    let variables = plain(call.variables)?.replace('%', "%%");
+    let search = quoted(&format!("PATH={}", plain(call.path)?));
     Ok(Service {
         path: user_home.join(".config/systemd/user/cyrus-runner.service"),
         text: format!(
@@ -107,7 +128,7 @@ fn systemd(
              After=network-online.target\n\
              \n\
              [Service]\n\
-             ExecStart={program} --home {folder} runner\n\
+             ExecStart={program} --home {folder} runner{flags}\n\
              Environment={search}\n\
              EnvironmentFile={variables}\n\
              Restart=always\n\
@@ -122,23 +143,18 @@ fn systemd(
     })
 }
 
-fn launchd(
-    user_home: &Path,
-    program: &Path,
-    home: &Path,
-    variables: &Path,
-    path: &Path,
-) -> anyhow::Result<Service> {
-    let log = plain(&home.join("runner.log"))?;
-    let (program, home, variables) = (plain(program)?, plain(home)?, plain(variables)?);
-    // It knows no file of variables, so a shell reads it.
-    let script = "set -a; PATH=$4; . \"$1\"; exec \"$2\" --home \"$3\" runner";
-    let search = plain(path)?;
+fn launchd(user_home: &Path, call: &Call<'_>) -> anyhow::Result<Service> {
+    let log = plain(&call.home.join("runner.log"))?;
+    let (program, home) = (plain(call.program)?, plain(call.home)?);
+    let (variables, search) = (plain(call.variables)?, plain(call.path)?);
+    // It knows no file of variables, so a shell reads it; what follows is handed on.
+    let script = "set -a; PATH=$1; . \"$2\"; shift 2; exec \"$@\"";
     let arguments = [
-        "/bin/sh", "-c", script, "sh", &variables, &program, &home, &search,
+        "/bin/sh", "-c", script, "sh", &search, &variables, &program, "--home", &home, "runner",
     ];
     let arguments: String = arguments
-        .iter()
+        .into_iter()
+        .chain(call.flags.iter().map(String::as_str))
         .map(|it| format!("    <string>{}</string>\n", escaped(it)))
         .collect();
     let file = user_home.join("Library/LaunchAgents/dev.cyrus.runner.plist");
@@ -193,9 +209,17 @@ mod tests {
         let folder = Path::new("/home/ann/.cyrus");
         let variables = folder.join("runner.env");
         let path = Path::new("/usr/bin:/o$/bin");
-        let unit = systemd(home, program, folder, &variables, path).expect("a unit");
-        let start =
-            "ExecStart=\"/opt/50%% $$off/a \\\"b\\\"/cyrus\" --home \"/home/ann/.cyrus\" runner\n";
+        let flags = ["--listen", "0.0.0.0:7000"].map(str::to_owned);
+        let call = |program| Call {
+            program,
+            home: folder,
+            flags: &flags,
+            variables: &variables,
+            path,
+        };
+        let unit = systemd(home, &call(program)).expect("a unit");
+        let start = "ExecStart=\"/opt/50%% $$off/a \\\"b\\\"/cyrus\" --home \"/home/ann/.cyrus\" \
+                     runner \"--listen\" \"0.0.0.0:7000\"\n";
         assert!(unit.text.contains(start), "{}", unit.text);
         let search = "Environment=\"PATH=/usr/bin:/o$/bin\"\n";
         assert!(unit.text.contains(search), "{}", unit.text);
@@ -204,13 +228,13 @@ mod tests {
             home.join(".config/systemd/user/cyrus-runner.service")
         );
         let odd = Path::new("/Users/ann & bob/cyrus");
-        let plist = launchd(home, odd, folder, &variables, path).expect("a plist");
+        let plist = launchd(home, &call(odd)).expect("a plist");
         assert!(
             plist
                 .text
                 .contains("<string>/Users/ann &amp; bob/cyrus</string>")
         );
-        systemd(home, Path::new("/a\nExecStop=b"), folder, &variables, path)
+        systemd(home, &call(Path::new("/a\nExecStop=b")))
             .err()
             .expect("no line may be added");
     }

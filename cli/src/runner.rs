@@ -34,6 +34,23 @@ pub(crate) struct Options {
     chore: Option<Chore>,
 }
 
+impl Options {
+    /// The same as arguments.
+    fn flags(&self) -> Vec<String> {
+        let listen = self.listen.map(|it| it.to_string());
+        let named = [
+            ("--control", self.control.clone()),
+            ("--listen", listen),
+            ("--name", self.name.clone()),
+        ];
+        let named = named
+            .into_iter()
+            .filter_map(|(flag, it)| Some([flag.to_owned(), it?]));
+        let keep = self.keep.then(|| "--keep".to_owned());
+        named.flatten().chain(keep).collect()
+    }
+}
+
 #[derive(clap::Subcommand, Clone, Debug)]
 enum Chore {
     /// Print the service that has the system run `cyrus runner` at all times
@@ -41,8 +58,9 @@ enum Chore {
 }
 
 pub(crate) async fn runner(common: &Common, options: &Options) -> anyhow::Result<ExitCode> {
-    if let Some(Chore::Install(options)) = &options.chore {
-        return install::install(common, options);
+    if let Some(Chore::Install(install)) = &options.chore {
+        let flags = options.flags();
+        return install::install(common, &flags, install);
     }
     log_to_stderr("info");
     let env = Env::from_process();

@@ -44,6 +44,8 @@ enum Bench {
     Store,
     /// How much longer an issue takes than its work
     Overhead,
+    /// What a runner elsewhere costs: time to an agent's start, processes, files, memory
+    Runner,
     /// What an issue costs in capacity units of DynamoDB, per task and in all
     Units,
     /// How soon the functions start, beside the least that one can be, and their memory
@@ -79,6 +81,7 @@ fn bench(house: &House, what: &Bench) -> Result<()> {
         Bench::Store => ("tests", "store", "bench"),
         // These wait for others most of the time.
         Bench::Overhead => ("cyrus", "overhead", "dev"),
+        Bench::Runner => ("cyrus", "runner", "bench"),
         Bench::Units => ("tests", "units", "dev"),
         Bench::Functions => ("tests", "functions", "dev"),
     };
