@@ -6,6 +6,7 @@
 //! types or with unknown fields are passed over.
 
 mod claude;
+mod codex;
 mod cost;
 mod places;
 mod seen;
@@ -18,13 +19,13 @@ use shared::issue::{Ending, Failure, FailureClass, REASON_BYTES_MAX, RunResult, 
 use shared::ports::Job;
 
 pub(crate) use self::cost::{Cost, spent};
-pub use self::places::{find_program, installed, programs};
+pub use self::places::{find_program, installed, locate, programs};
 pub(crate) use self::places::{known, located};
 pub(crate) use self::seen::{Ear, Seen};
 use crate::folder::{Exit, ExitWhy};
 
 /// The programs that the runner can work with.
-pub(crate) const AGENTS: &[&dyn Agent] = &[&claude::Claude];
+pub(crate) const AGENTS: &[&dyn Agent] = &[&claude::Claude, &codex::Codex];
 
 /// The end of the standard error that is told, bytes.
 const COMPLAINT_BYTES_MAX: usize = 500;
@@ -89,6 +90,8 @@ pub(crate) struct Leg {
     pub(crate) resume: Option<String>,
     /// What it may still cost, USD.
     pub(crate) cost_max: Option<f64>,
+    /// Where it works.
+    pub(crate) worktree: PathBuf,
     /// Where the job's `answer_schema` lies as a file; it must, where there is one.
     pub(crate) schema: Option<PathBuf>,
     /// The environment that it gets.

@@ -152,14 +152,16 @@ async fn prepare(shop: &Shop, folder: &Folder, job: &Job) -> io::Result<Result<(
         Some(schema) => Some(folder.set_schema(schema)?),
         None => None,
     };
+    let worktree = worktree(shop, job);
     let leg = Leg {
         resume: None,
         cost_max: job.cost_max,
+        worktree: worktree.clone(),
         schema,
         env: shop.agent_env.of(agent),
     };
     let launch = Launch {
-        worktree: worktree(shop, job),
+        worktree,
         branch: ground.branch.clone(),
         base_sha: ground.base_sha.clone(),
         program,

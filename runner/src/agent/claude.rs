@@ -329,6 +329,11 @@ fn error(seen: &Seen, result: &Value, code: i32, said: &str) -> Blame {
 }
 
 fn class(seen: &Seen, result: &Value) -> FailureClass {
+    // The machine was set up anew, or its home was cleared.
+    let errors = result.get("errors").map(Value::to_string);
+    if errors.is_some_and(|it| it.contains("No conversation found")) {
+        return FailureClass::Lost;
+    }
     match result.get("subtype").and_then(Value::as_str) {
         Some("error_max_turns") => return FailureClass::Limit,
         Some("error_max_budget_usd") => return FailureClass::Budget,

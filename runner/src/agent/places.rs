@@ -27,6 +27,15 @@ pub fn installed(programs: &BTreeMap<String, PathBuf>, path: &str) -> Vec<String
         .collect()
 }
 
+/// Where the agent program of this name is, or a sentence with the remedy.
+pub fn locate(
+    name: &str,
+    programs: &BTreeMap<String, PathBuf>,
+    path: &str,
+) -> Result<PathBuf, Failure> {
+    located(known(name)?, programs, path)
+}
+
 /// The agent that a job asks for.
 pub(crate) fn known(name: &str) -> Result<&'static dyn Agent, Failure> {
     let found = AGENTS.iter().find(|it| it.name() == name);
