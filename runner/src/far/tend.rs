@@ -39,6 +39,8 @@ pub(super) struct Hold {
     /// What it is called here.
     key: String,
     doc: JobDoc,
+    /// How long a lease is, as far as that can be told.
+    length: Option<Duration>,
     /// Nobody else can have it before.
     good_until: Mutex<Option<Good>>,
     /// The messages that the agent gets, by their ids.
@@ -78,9 +80,17 @@ impl Bonds {
     }
 
     fn take(&self, key: String, doc: JobDoc) -> Arc<Hold> {
+        // Where only a time is given, two clocks are compared; it is no more than
+        // the pace of the heartbeats that depends on it.
+        let seconds = doc.lease_seconds.unwrap_or_else(|| {
+            let left = doc.lease_until.duration_since(self.control.now());
+            left.as_secs_f64()
+        });
+        let length = Duration::try_from_secs_f64(seconds).ok();
         let hold = Arc::new(Hold {
             key: key.clone(),
             doc,
+            length: length.filter(|it| !it.is_zero()),
             good_until: Mutex::default(),
             heard: Mutex::default(),
         });
@@ -473,11 +483,7 @@ impl Tender {
 
     /// How often the control plane shall hear of the job.
     fn pace(&self, hold: &Hold) -> Duration {
-        let of_lease = hold
-            .doc
-            .lease_seconds
-            .and_then(|it| Duration::try_from_secs_f64(it).ok())
-            .map(|it| it / HEARTBEATS_PER_LEASE);
+        let of_lease = hold.length.map(|it| it / HEARTBEATS_PER_LEASE);
         let pace = self.heartbeat.min(HEARTBEAT_MAX);
         of_lease.map_or(pace, |it| it.min(pace))
     }
