@@ -38,9 +38,10 @@ async fn a_change_becomes_a_pull_request() {
 
     let show = |what: &str| machine.git("remote.git", &["show", what]);
     assert_eq!(show("cyrus/eng-1/api:hello.txt"), "hello");
+    let heard = show("cyrus/eng-1/api:prompt.txt");
+    let heard: serde_json::Value = serde_json::from_str(&heard).expect("a message");
     assert_eq!(
-        show("cyrus/eng-1/api:prompt.txt"),
-        job.prompt,
+        heard["message"]["content"], job.prompt,
         "the prompt arrives verbatim"
     );
     let log = machine.git(

@@ -1,9 +1,12 @@
-//! A model service as Claude Code sees it: the Messages API of Anthropic,
-//! streaming. What it answers is a script's business, which looks at the
-//! conversation and never at the order of requests: agents ask in parallel.
+//! A model service as agent programs see it: the Messages API of Anthropic for
+//! Claude Code, the Responses API of OpenAI for Codex CLI, both streaming. What it
+//! answers is a script's business, which looks at the conversation and never at
+//! the order of requests: agents ask in parallel.
 //!
 //! It proves what the program does with given bytes, not what the real service
 //! sends.
+
+mod responses;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,14 +28,22 @@ pub const OUTPUT_TOKENS: u64 = 50;
 /// The largest request that is read, bytes: agents send their whole history.
 const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// Where `npm ci` in `target/tools` puts Claude Code.
-const PROGRAMS: [&str; 2] = [
-    "../target/tools/node_modules/@anthropic-ai/claude-code-linux-x64/claude",
-    "../target/tools/node_modules/@anthropic-ai/claude-code/bin/claude.exe",
+/// Where `npm ci` in `target/tools` puts Claude Code …
+const CLAUDE: [&str; 2] = [
+    "@anthropic-ai/claude-code-linux-x64/claude",
+    "@anthropic-ai/claude-code/bin/claude.exe",
+];
+/// … and Codex CLI.
+const CODEX: [&str; 4] = [
+    "@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex",
+    "@openai/codex-linux-arm64/vendor/aarch64-unknown-linux-musl/bin/codex",
+    "@openai/codex-darwin-x64/vendor/x86_64-apple-darwin/bin/codex",
+    "@openai/codex-darwin-arm64/vendor/aarch64-apple-darwin/bin/codex",
 ];
 
 /// Under this name the troubles of a call are planned in [`Model::faults`].
 pub const MESSAGES: &str = "messages";
+pub const RESPONSES: &str = "responses";
 
 type Script = dyn Fn(&Conversation) -> Reply + Send + Sync;
 
@@ -91,6 +102,8 @@ pub struct Conversation {
     pub turns: Vec<Turn>,
     /// The key that came along.
     pub key: Option<String>,
+    /// The form that the answer shall have, where the service itself sees to it.
+    pub schema: Option<Value>,
 }
 
 /// One part of one message.
@@ -197,6 +210,7 @@ impl Conversation {
                 .collect(),
             turns,
             key: key.and_then(|it| it.to_str().ok()).map(str::to_owned),
+            schema: None,
         }
     }
 }
@@ -219,17 +233,22 @@ impl Model {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(&self, headers: &HeaderMap, body: &Bytes) -> Response {
-        let Ok(body) = serde_json::from_slice::<Value>(body) else {
-            return failure(400, "invalid_request_error", "the body is not JSON");
-        };
-        let conversation = Conversation::read(headers, &body);
+    /// The number of this request, and what the script says to it.
+    fn hear(&self, conversation: &Conversation) -> (usize, Reply) {
         let number = {
             let mut seen = self.lock();
             seen.push(conversation.clone());
             seen.len()
         };
-        let reply = (self.script)(&conversation);
+        (number, (self.script)(conversation))
+    }
+
+    fn answer(&self, headers: &HeaderMap, body: &Bytes) -> Response {
+        let Ok(body) = serde_json::from_slice::<Value>(body) else {
+            return failure(400, "invalid_request_error", "the body is not JSON");
+        };
+        let conversation = Conversation::read(headers, &body);
+        let (number, reply) = self.hear(&conversation);
         if let Reply::Fail {
             status,
             kind,
@@ -291,12 +310,21 @@ impl Model {
 /// `CLAUDE_BIN_FOR_TESTS` names. `None`: it is not installed, and the test says
 /// that it is skipped; under `CI=true` it fails.
 pub fn pinned_claude() -> Option<PathBuf> {
-    let named = std::env::var_os("CLAUDE_BIN_FOR_TESTS").map(PathBuf::from);
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let installed = PROGRAMS.iter().map(|it| here.join(it));
+    pinned("Claude Code", "CLAUDE_BIN_FOR_TESTS", &CLAUDE)
+}
+
+/// Codex CLI, likewise; `CODEX_BIN_FOR_TESTS` names another one.
+pub fn pinned_codex() -> Option<PathBuf> {
+    pinned("Codex CLI", "CODEX_BIN_FOR_TESTS", &CODEX)
+}
+
+fn pinned(what: &str, variable: &str, places: &[&str]) -> Option<PathBuf> {
+    let named = std::env::var_os(variable).map(PathBuf::from);
+    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/node_modules");
+    let installed = places.iter().map(|it| modules.join(it));
     let found = named.into_iter().chain(installed).find(|it| it.is_file());
     if found.is_none() {
-        let how = "Claude Code is not installed: `cargo xtask test` puts it into target/tools";
+        let how = format!("{what} is not installed: `cargo xtask test` puts it into target/tools");
         assert!(std::env::var("CI").as_deref() != Ok("true"), "{how}");
         eprintln!("SKIPPED, nothing was tested. {how}");
     }
@@ -308,6 +336,7 @@ pub fn router(model: Model) -> Router {
     Router::new()
         .route("/v1/messages", post(messages))
         .route("/v1/messages/count_tokens", post(count))
+        .route("/v1/responses", post(respond))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(model)
 }
@@ -315,6 +344,19 @@ pub fn router(model: Model) -> Router {
 async fn messages(State(model): State<Model>, headers: HeaderMap, body: Bytes) -> Response {
     let trouble = model.faults.meet(MESSAGES);
     meet(trouble, async { model.answer(&headers, &body) }).await
+}
+
+async fn respond(State(model): State<Model>, headers: HeaderMap, body: Bytes) -> Response {
+    let trouble = model.faults.meet(RESPONSES);
+    meet(trouble, async {
+        let Ok(body) = serde_json::from_slice::<Value>(&body) else {
+            let reply = Reply::fail(400, "invalid_request_error", "the body is not JSON");
+            return responses::answer(0, &reply);
+        };
+        let (number, reply) = model.hear(&responses::read(&headers, &body));
+        responses::answer(number, &reply)
+    })
+    .await
 }
 
 async fn count() -> Response {
