@@ -1,21 +1,27 @@
 //! `cyrus doctor`: is everything there that the service needs, and if not, what to do?
+//! On the machine of a runner: is everything there that the runner needs?
+
+mod control;
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use runner::{agent_env, check_repository, find_program, git_env};
+use runner::{agent_env, check_repository, find_program, git_env, installed, locate};
 use serde::Serialize;
 use shared::config::{self, Env, Settings, StorePlace};
-use shared::issue::{Repository, Strategy};
+use shared::issue::{PROGRAM, Repository, Strategy};
 use shared::ports::{Clock as _, Registers as _};
 use shared::store::memory::MemoryLog;
 use shared::wire::{self, Store, SystemClock};
 
+use crate::start::agent_programs;
 use crate::{Common, EXIT_FAILED, reach};
 
 /// The version of git from which on worktrees and partial output behave as the runner needs.
 const GIT_MIN: (u32, u32) = (2, 25);
+
+const STORE: &str = "store";
 
 /// What one look found.
 #[derive(Debug, Serialize)]
@@ -24,6 +30,18 @@ struct Finding {
     ok: bool,
     /// What is so, or what is wrong and how to mend it.
     text: String,
+}
+
+impl Finding {
+    fn of(check: &str, result: Result<String, String>) -> Self {
+        let ok = result.is_ok();
+        let (Ok(text) | Err(text)) = result;
+        Self {
+            check: check.to_owned(),
+            ok,
+            text,
+        }
+    }
 }
 
 pub(crate) async fn doctor(common: &Common) -> anyhow::Result<ExitCode> {
@@ -43,7 +61,13 @@ pub(crate) async fn doctor(common: &Common) -> anyhow::Result<ExitCode> {
         ok: true,
         text: format!("note: {warning}"),
     }));
-    services(settings, &store, &mut findings).await;
+    if control::runs_agents_only(settings) {
+        // The control plane has the store.
+        findings.retain(|it| it.check != STORE);
+    } else {
+        services(settings, &store, &mut findings).await;
+    }
+    findings.extend(control::control(settings).await);
     repositories(settings, &env, &mut findings).await;
     tools(settings, &env, &mut findings).await;
     let well = findings.iter().all(|it| it.ok);
@@ -69,7 +93,7 @@ pub(crate) async fn doctor(common: &Common) -> anyhow::Result<ExitCode> {
 async fn store(place: &StorePlace, findings: &mut Vec<Finding>) -> Store {
     let mut found = |ok, text| {
         findings.push(Finding {
-            check: "store".into(),
+            check: STORE.into(),
             ok,
             text,
         });
@@ -105,17 +129,7 @@ async fn store(place: &StorePlace, findings: &mut Vec<Finding>) -> Store {
 }
 
 async fn services(settings: &Settings, store: &Store, findings: &mut Vec<Finding>) {
-    let mut found = |check: &str, result: Result<String, String>| {
-        let (ok, text) = match result {
-            Ok(text) => (true, text),
-            Err(text) => (false, text),
-        };
-        findings.push(Finding {
-            check: check.into(),
-            ok,
-            text,
-        });
-    };
+    let mut found = |check: &str, result| findings.push(Finding::of(check, result));
     let signed = wire::linear_secrets(settings).map(|_| "LINEAR_WEBHOOK_SECRET is set".to_owned());
     found("webhooks", signed.map_err(|it| it.to_string()));
     let linear = match wire::check_linear(settings) {
@@ -198,35 +212,42 @@ async fn tools(settings: &Settings, env: &Env, findings: &mut Vec<Finding>) {
             Err(format!("{it} is too old: 2.25 or newer is needed"))
         }
     });
-    findings.push(Finding {
-        check: "git".into(),
-        ok: git.is_ok(),
-        text: git.unwrap_or_else(|it| it),
-    });
-    if settings.runner.concurrency == 0 {
-        return;
+    findings.push(Finding::of("git", git));
+    if settings.runner.concurrency > 0 {
+        agents(settings, env, findings).await;
     }
-    let wanted = &settings.runner.claude_bin;
-    let claude = match find_program(wanted, path) {
-        Some(claude) => version(&claude).await,
-        None => Err(format!(
-            "`{}` is not there: install Claude Code, or name it in CLAUDE_BIN",
-            wanted.display()
-        )),
-    };
-    findings.push(Finding {
-        check: "Claude Code".into(),
-        ok: claude.is_ok(),
-        text: claude.unwrap_or_else(|it| it),
-    });
+}
+
+/// The agent programs that are there, and those that should be.
+async fn agents(settings: &Settings, env: &Env, findings: &mut Vec<Finding>) {
     let agent_env = agent_env(env.0.clone(), &settings.runner.agent_env);
-    if agent_env.access_of("claude").is_empty() {
-        let text = "note: neither ANTHROPIC_… nor CLAUDE_CODE_… is set: the agent must be logged in by itself".into();
-        findings.push(Finding {
-            check: "Claude Code".into(),
-            ok: true,
-            text,
-        });
+    let programs = agent_programs(settings, env);
+    let installed = installed(&programs, agent_env.path());
+    for (name, place) in &programs {
+        let check = match name.as_str() {
+            PROGRAM => "Claude Code".to_owned(),
+            other => format!("agent program {other}"),
+        };
+        let named = place.as_os_str() != name.as_str();
+        let wanted = named || (installed.is_empty() && name == PROGRAM);
+        if !wanted && !installed.contains(name) {
+            continue;
+        }
+        let found = match locate(name, &programs, agent_env.path()) {
+            Ok(program) => version(&program).await,
+            Err(failure) => Err(failure.message),
+        };
+        let there = found.is_ok();
+        findings.push(Finding::of(&check, found));
+        if !there {
+            continue;
+        }
+        let access = match agent_env.access_of(name)[..] {
+            [] => "note: no variable gives it access to its model: it must be logged in by itself"
+                .to_owned(),
+            ref variables => format!("its model is reached by {}", variables.join(", ")),
+        };
+        findings.push(Finding::of(&check, Ok(access)));
     }
 }
 

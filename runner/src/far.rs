@@ -18,6 +18,7 @@ mod control;
 mod door;
 mod held;
 mod home;
+mod reach;
 mod tend;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use self::control::Control;
 use self::door::Door;
 use self::held::Leases;
 pub use self::home::{Home, host_name};
+pub use self::reach::{Reached, reach};
 use self::tend::{Bonds, Tender};
 use crate::executor::{LocalExecutor, Options};
 

@@ -21,7 +21,7 @@ pub mod supervisor;
 mod work;
 pub mod worktree;
 
-pub use self::agent::{find_program, installed, programs};
+pub use self::agent::{find_program, installed, locate, programs};
 pub use self::environment::{AgentEnv, agent_env, git_env};
 pub use self::executor::{LocalExecutor, Options};
 pub use self::supervisor::supervise;

@@ -35,7 +35,7 @@ echo '{"type":"result","subtype":"success","is_error":false,"result":"It is done
 /// A runner's machine.
 pub(crate) struct Machine {
     home: PathBuf,
-    variables: BTreeMap<String, String>,
+    pub(crate) variables: BTreeMap<String, String>,
     process: Option<Child>,
     /// Where jobs are pushed to; without it asks for them.
     listen: Option<String>,

@@ -3,6 +3,7 @@
 
 mod carry;
 mod claude;
+mod doctor;
 mod far;
 mod pushed;
 mod town;

@@ -70,6 +70,29 @@ impl Control {
         })
     }
 
+    /// Does it live? How far our clock is ahead of its clock, in seconds, if it
+    /// tells the time.
+    pub(super) async fn ahead(&self) -> Result<Option<i64>, String> {
+        let asked = self.clock.now();
+        let answer = self.client.get(self.under(&["healthz"])).send().await;
+        let answer = answer.map_err(|error| lost(&error.without_url()))?;
+        if !answer.status().is_success() {
+            return Err(refusal(answer).await);
+        }
+        let date = answer.headers().get(reqwest::header::DATE);
+        let date = date.and_then(|it| jiff::fmt::rfc2822::parse(it.to_str().ok()?).ok());
+        // It was sent at some time between asking and being answered.
+        Ok(date.map(|it| {
+            let there = it.timestamp().as_second();
+            let (asked, answered) = (asked.as_second(), self.clock.now().as_second());
+            if asked > there {
+                asked - there
+            } else {
+                answered.min(there) - there
+            }
+        }))
+    }
+
     /// Jobs that are ours from now on.
     pub(super) async fn lease(&self, ask: &LeaseAsk) -> Result<Vec<JobDoc>, String> {
         let place = self.under(&["runner", "v1", "lease"]);
