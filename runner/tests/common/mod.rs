@@ -16,7 +16,8 @@ use shared::issue::{
     Sight, TaskKind, Time,
 };
 use shared::ports::{
-    Clock, Executor, Forge, Job, MergeAnswer, MergeAsk, OpenAsk, Opened, PullAsk, Started,
+    Clock, Executor, Forge, Job, MergeAnswer, MergeAsk, Message, OpenAsk, Opened, PullAsk, Started,
+    Told,
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
@@ -29,6 +30,19 @@ pub(crate) const LONG: Duration = Duration::from_secs(120);
 /// The last line of an agent that is content.
 pub(crate) const CONTENT: &str = r#"echo '{"type":"result","subtype":"success","is_error":false,"result":"All done.","total_cost_usd":0.25}'"#;
 
+/// The first line of an agent whose session is to be known.
+pub(crate) const INIT: &str = r#"echo '{"type":"system","subtype":"init","session_id":"s-1"}'
+echo '{"type":"assistant","message":{"content":[{"type":"text","text":"I am at it."}]}}'"#;
+
+/// What every agent does first: it reads what it was told, which is one line,
+/// and leaves a note of how it was started.
+const BEGINS: &str = r#"#!/bin/sh
+echo run >> "$HOME/runs"
+echo "$*" | tr '\n' ' ' >> "$HOME/args"; echo >> "$HOME/args"
+IFS= read -r said
+printf '%s\n' "$said" >> "$HOME/said"
+"#;
+
 /// The named pipes in an agent's home. Opening one waits for the other side.
 const GATES: [&str; 3] = ["started", "go", "orphan"];
 
@@ -37,7 +51,10 @@ pub(crate) struct Machine {
     pub(crate) forge: Arc<Pulls>,
     pub(crate) agent_env: BTreeMap<String, String>,
     pub(crate) claude: PathBuf,
+    pub(crate) codex: PathBuf,
     pub(crate) concurrency: usize,
+    pub(crate) setup_script: Option<PathBuf>,
+    pub(crate) keep: bool,
 }
 
 impl Machine {
@@ -47,12 +64,7 @@ impl Machine {
         let at = |name: &str| folder.path().join(name);
         fs::create_dir(at("home")).expect("a home");
         let script = at("home").join("claude");
-        fs::write(
-            &script,
-            format!("#!/bin/sh\necho run >> \"$HOME/runs\"\n{agent}\n"),
-        )
-        .expect("a script");
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("made executable");
+        write_script(&script, &format!("{BEGINS}{agent}\n"), 0o755);
         for gate in GATES {
             let made = Command::new("mkfifo").arg(at("home").join(gate)).status();
             assert!(made.expect("mkfifo runs").success());
@@ -68,29 +80,46 @@ impl Machine {
             forge: Arc::default(),
             agent_env,
             claude: script,
+            codex: "no-codex-here".into(),
             concurrency: 2,
+            setup_script: None,
+            keep: false,
         };
         machine.git(
             "home",
             &["init", "--quiet", "--bare", "-b", "main", "../remote.git"],
         );
         machine.git("home", &["clone", "--quiet", "../remote.git", "../clone"]);
-        let commit = [
-            "-c",
-            "user.name=T",
-            "-c",
-            "user.email=t@localhost",
-            "commit",
-            "--quiet",
-        ];
         fs::write(machine.at("clone/README.md"), "hello\n").expect("a file");
-        machine.git("clone", &["add", "--all"]);
-        machine.git("clone", &[&commit[..], &["-m", "first"]].concat());
-        machine.git(
-            "clone",
-            &["push", "--quiet", "origin", "HEAD:refs/heads/main"],
-        );
+        machine.publish();
         machine
+    }
+
+    /// Commits all that is in the clone, and pushes it.
+    pub(crate) fn publish(&self) {
+        let who = ["-c", "user.name=T", "-c", "user.email=t@localhost"];
+        self.git("clone", &["add", "--all"]);
+        let commit = ["commit", "--quiet", "--message", "more"];
+        self.git("clone", &[&who[..], &commit[..]].concat());
+        let push = ["push", "--quiet", "origin", "HEAD:refs/heads/main"];
+        self.git("clone", &push);
+    }
+
+    /// A script of the repository, committed and pushed.
+    pub(crate) fn script(&self, name: &str, body: &str) {
+        let text = format!("#!/bin/bash\n{body}\n");
+        write_script(&self.at("clone").join(name), &text, 0o755);
+        self.publish();
+    }
+
+    /// What a file in the agent's home says.
+    pub(crate) fn noted(&self, name: &str) -> String {
+        fs::read_to_string(self.at("home").join(name)).unwrap_or_default()
+    }
+
+    /// What the agents were told, one text for each.
+    pub(crate) fn said(&self) -> Vec<String> {
+        self.noted("said").lines().map(told).collect()
     }
 
     pub(crate) fn at(&self, name: &str) -> PathBuf {
@@ -125,7 +154,12 @@ impl Machine {
             home: self.at("cyrus"),
             concurrency: self.concurrency,
             supervisor: vec![env!("CARGO_BIN_EXE_cyrus-job-supervisor").into()],
-            agents: BTreeMap::from([("claude".into(), self.claude.clone())]),
+            setup_script: self.setup_script.clone(),
+            keep: self.keep,
+            agents: BTreeMap::from([
+                ("claude".into(), self.claude.clone()),
+                ("codex".into(), self.codex.clone()),
+            ]),
             agent_env: runner::agent_env(self.agent_env.clone(), &[]),
             git_env: self.git_env(),
             forge: self.forge.clone(),
@@ -213,6 +247,29 @@ impl Watched {
     pub(crate) async fn stop(&self, key: &str) {
         let asked = self.executor.stop(&RunId::from(key)).await;
         asked.expect("accepted");
+    }
+
+    pub(crate) async fn tell(&self, key: &str, id: &str, text: &str) -> Told {
+        let message = Message {
+            id: id.into(),
+            text: text.into(),
+        };
+        let told = self.executor.tell(&RunId::from(key), &message).await;
+        told.expect("it can be told")
+    }
+
+    /// Waits until the worktrees of ended runs are gone.
+    pub(crate) async fn tidied(&mut self, machine: &Machine) {
+        let wait = async {
+            loop {
+                self.woken.mark_unchanged();
+                if machine.worktrees() == 0 {
+                    return;
+                }
+                self.woken.changed().await.expect("the executor lives");
+            }
+        };
+        timeout(LONG, wait).await.expect("the worktrees go");
     }
 
     /// Waits for the end of a run.
@@ -338,4 +395,16 @@ pub(crate) fn lives(pid: &str) -> bool {
 
 pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+pub(crate) fn write_script(path: &Path, text: &str, mode: u32) {
+    fs::write(path, text).expect("a script");
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("its mode is set");
+}
+
+/// The text of a line that an agent was told.
+pub(crate) fn told(line: &str) -> String {
+    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    let text = line["message"]["content"].as_str().expect("a text");
+    text.to_owned()
 }
