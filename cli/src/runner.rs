@@ -143,6 +143,8 @@ pub(crate) async fn runner(common: &Common, options: &Options) -> anyhow::Result
         home: home.path().to_path_buf(),
         concurrency: settings.runner.concurrency,
         supervisor: vec![this_program.into(), "job".into()],
+        setup_script: settings.runner.setup_script.clone(),
+        keep: options.keep,
         agents: programs,
         agent_env,
         git_env: ::runner::git_env(env.0.clone()),

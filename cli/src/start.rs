@@ -189,6 +189,8 @@ fn local(
         home: settings.home.clone(),
         concurrency: settings.runner.concurrency,
         supervisor: vec![this_program.into(), "job".into()],
+        setup_script: settings.runner.setup_script.clone(),
+        keep: false,
         agents: agent_programs(settings, env),
         agent_env: runner::agent_env(env.0.clone(), &settings.runner.agent_env),
         git_env: runner::git_env(env.0.clone()),

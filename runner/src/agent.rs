@@ -12,13 +12,12 @@ mod places;
 mod seen;
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead};
 use std::path::PathBuf;
 
-use shared::issue::{Ending, Failure, FailureClass, REASON_BYTES_MAX, RunResult, clip};
+use shared::issue::{Failure, FailureClass, REASON_BYTES_MAX, RunResult, clip};
 use shared::ports::Job;
 
-pub(crate) use self::cost::{Cost, spent};
+pub(crate) use self::cost::{Cost, Spent, spent};
 pub use self::places::{find_program, installed, locate, programs};
 pub(crate) use self::places::{known, located};
 pub(crate) use self::seen::{Ear, Seen};
@@ -124,16 +123,17 @@ pub(crate) fn judge(
 }
 
 /// What the only process of a job has brought.
+#[cfg(test)]
 pub(crate) fn outcome(
     agent: &dyn Agent,
-    output: impl BufRead,
+    output: impl std::io::BufRead,
     exit: &Exit,
     complaint: &str,
     asked: bool,
-) -> io::Result<Ending> {
+) -> std::io::Result<shared::issue::Ending> {
     let seen = Seen::of(agent, output)?;
     let unspent = matches!(exit.why, ExitWhy::NotStarted { .. }).then(Cost::default);
-    Ok(Ending {
+    Ok(shared::issue::Ending {
         result: judge(agent, &seen, exit, complaint, asked),
         cost_usd: spent([seen.cost.or(unspent)]).usd,
     })

@@ -72,6 +72,10 @@ impl AgentEnv {
         self.common.get("PATH").map_or("", String::as_str)
     }
 
+    pub(crate) fn home(&self) -> Option<&str> {
+        self.common.get("HOME").map(String::as_str)
+    }
+
     /// The environment of one agent.
     pub(crate) fn of(&self, agent: &dyn Agent) -> BTreeMap<String, String> {
         let own = self

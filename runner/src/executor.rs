@@ -6,24 +6,20 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
-use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use jiff::SignedDuration;
 use shared::issue::{Ending, ExecutorKind, Failure, FailureClass, Fault, IssueId, RunId, Sight};
-use shared::ports::{Clock, Executor, Forge, Job, Settlement, Started};
+use shared::ports::{Clock, Executor, Forge, Job, Message, Settlement, Started, Told};
 use tokio::sync::watch;
 
 use crate::environment::AgentEnv;
-use crate::folder::{Accepted, Folder, Standing};
-use crate::work::{Shop, tidy, work};
+use crate::folder::{Accepted, Folder, MESSAGES_BYTES_MAX, MESSAGES_MAX, Unkept};
+use crate::kept::{forget, known};
+use crate::work::{Mail, Shop, Watcher, tidy, told, work};
 use crate::worktree::Git;
-
-/// How long the folder of an ended job is kept.
-const KEPT_DAYS: i64 = 30;
 
 /// What the executor works with.
 #[derive(Clone)]
@@ -35,6 +31,10 @@ pub struct Options {
     /// The command line that calls [`crate::supervise`] with the folder that
     /// is appended to it.
     pub supervisor: Vec<OsString>,
+    /// Runs in every new worktree, before its repository's own `cyrus-setup.sh`.
+    pub setup_script: Option<PathBuf>,
+    /// Worktrees stay when their jobs have ended.
+    pub keep: bool,
     /// The agent programs by what jobs call them: a path, or a name to be found
     /// on the agents' `PATH`; see [`crate::programs`].
     pub agents: BTreeMap<String, PathBuf>,
@@ -45,7 +45,8 @@ pub struct Options {
     /// Where pull requests are opened.
     pub forge: Arc<dyn Forge>,
     pub clock: Arc<dyn Clock>,
-    /// Told when a run of this issue has begun or ended.
+    /// Told when a run of this issue has begun or ended, and when its worktree was
+    /// cleared away.
     pub wake: Arc<dyn Fn(IssueId) + Send + Sync>,
 }
 
@@ -101,6 +102,8 @@ struct Live {
     job: Arc<Job>,
     stop: watch::Sender<bool>,
     stage: Stage,
+    mail: Arc<Mail>,
+    watcher: Arc<Mutex<Watcher>>,
 }
 
 #[derive(Clone)]
@@ -123,8 +126,11 @@ impl LocalExecutor {
             agents: options.agents,
             agent_env: options.agent_env,
             supervisor: options.supervisor,
+            setup_script: options.setup_script,
+            keep: options.keep,
             forge: options.forge,
             tenure,
+            clock: Arc::clone(&options.clock),
             worktrees: options.home.join("worktrees"),
         };
         let inner = Inner {
@@ -146,13 +152,13 @@ impl LocalExecutor {
     pub async fn resume(&self) -> io::Result<usize> {
         let mut begun = Vec::new();
         let mut fresh = Vec::new();
-        for (folder, accepted) in self.inner.known()? {
-            match folder.standing() {
-                Ok(Standing::Ended(_)) => self.inner.clear(&folder, &accepted).await,
-                Ok(Standing::Fresh) => fresh.push(accepted),
-                Ok(Standing::Supervised | Standing::Exited(_) | Standing::Abandoned(_)) => {
-                    begun.push(accepted);
-                }
+        let mut ended = Vec::new();
+        for (folder, accepted) in known(&self.inner.jobs)? {
+            let stands = || Ok::<_, io::Error>((folder.result()?.is_some(), folder.site()?));
+            match stands() {
+                Ok((true, _)) => ended.push((folder, accepted)),
+                Ok((false, Some(_))) => begun.push(accepted),
+                Ok((false, None)) => fresh.push(accepted),
                 Err(error) => {
                     tracing::error!(%error, key = accepted.job.key, "a job's folder is unreadable");
                 }
@@ -163,16 +169,23 @@ impl LocalExecutor {
         {
             let mut bench = self.inner.bench();
             for accepted in begun {
-                let key = bench.add(accepted.job);
-                // Its agent runs already, whether there is a slot or not.
+                let key = bench.add(&self.inner.jobs, accepted.job);
+                // It has had its slot, and its agent may be at work.
                 self.inner.begin(&mut bench, &key);
             }
             for accepted in fresh {
-                let key = bench.add(accepted.job);
+                let key = bench.add(&self.inner.jobs, accepted.job);
                 bench.waiting.push_back(key);
             }
             self.inner.fill(&mut bench);
         }
+        // A script may have its say before a worktree goes: nobody waits for that.
+        let inner = Arc::clone(&self.inner);
+        tokio::spawn(async move {
+            for (folder, accepted) in ended {
+                inner.clear(&folder, &accepted.job).await;
+            }
+        });
         Ok(count)
     }
 }
@@ -182,10 +195,10 @@ impl LocalExecutor {
     pub(crate) async fn made(&self, key: &str) -> Option<Made> {
         let folder = Folder::of(&self.inner.jobs, key)?;
         let accepted = folder.accepted().ok()??;
-        let launch = folder.launch().ok()??;
-        let (repository, branch) = (&accepted.job.repository, launch.branch?);
+        let site = folder.site().ok()??;
+        let (repository, branch) = (&accepted.job.repository, site.branch?);
         let git = &self.inner.shop.git;
-        let made = git.made(repository, &branch, &launch.base_sha).await;
+        let made = git.made(repository, &branch, &site.base_sha).await;
         let (sha, files) = made.ok()?;
         Some(Made { sha, files })
     }
@@ -203,9 +216,19 @@ pub struct Progress {
 }
 
 impl LocalExecutor {
-    /// How a run comes along; reads only what is new of its output.
-    pub(crate) fn progress(&self, _key: &str) -> Option<Progress> {
-        None
+    /// How a run comes along; reads only what is new of its output. `None`: its
+    /// agent has not begun, or it has ended.
+    pub fn progress(&self, key: &str) -> Option<Progress> {
+        let folder = Folder::of(&self.inner.jobs, key)?;
+        let watcher = Arc::clone(&self.inner.bench().live.get(key)?.watcher);
+        let mut watcher = watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        match watcher.look(&folder) {
+            Ok(progress) => progress,
+            Err(error) => {
+                tracing::warn!(%error, key, "the output of a job cannot be read");
+                None
+            }
+        }
     }
 }
 
@@ -241,7 +264,7 @@ impl Executor for LocalExecutor {
             })?;
         {
             let mut bench = inner.bench();
-            let key = bench.add(job.clone());
+            let key = bench.add(&inner.jobs, job.clone());
             bench.waiting.push_back(key);
             inner.fill(&mut bench);
         }
@@ -281,9 +304,47 @@ impl Executor for LocalExecutor {
         }
         Ok(())
     }
+
+    async fn tell(&self, run: &RunId, message: &Message) -> Result<Told, Fault> {
+        let live = self
+            .inner
+            .bench()
+            .live
+            .get(&run.0)
+            .map(|it| Arc::clone(&it.mail));
+        let Some(mail) = live else {
+            return self.inner.late(&run.0, message);
+        };
+        let message = message.clone();
+        let put = tokio::task::spawn_blocking(move || mail.put(&message)).await;
+        match put.map_err(|error| transient(&io::Error::other(error)))? {
+            Ok(told) => Ok(told),
+            Err(Unkept::Full) => Err(invalid(&format!(
+                "a run takes {MESSAGES_MAX} messages of {MESSAGES_BYTES_MAX} bytes together"
+            ))),
+            Err(Unkept::Disk(error)) => Err(transient(&error)),
+        }
+    }
 }
 
 impl Inner {
+    /// For a job that has ended, or is not taken up yet.
+    fn late(&self, key: &str, message: &Message) -> Result<Told, Fault> {
+        let Some(folder) = Folder::of(&self.jobs, key) else {
+            return Ok(Told::TooLate);
+        };
+        let ended = folder
+            .result()
+            .map_err(|error| transient(&error))?
+            .is_some();
+        if !ended && self.accepted(&folder)? {
+            return Err(Fault::Transient {
+                why: "the job is not taken up yet".into(),
+            });
+        }
+        told(&folder, message).map_err(|error| transient(&error))
+    }
+
     fn folder(&self, key: &str) -> Result<Folder, Fault> {
         Folder::of(&self.jobs, key)
             .ok_or_else(|| invalid(&format!("`{key}` is not a key that a job can have")))
@@ -345,19 +406,20 @@ impl Inner {
         };
         live.stage = Stage::Working;
         let (job, stop) = (Arc::clone(&live.job), live.stop.subscribe());
+        let mail = Arc::clone(&live.mail);
         bench.working += 1;
         let inner = Arc::clone(self);
-        tokio::spawn(async move { inner.run(job, stop).await });
+        tokio::spawn(async move { inner.run(job, mail, stop).await });
     }
 
-    async fn run(self: Arc<Self>, job: Arc<Job>, stop: watch::Receiver<bool>) {
+    async fn run(self: Arc<Self>, job: Arc<Job>, mail: Arc<Mail>, stop: watch::Receiver<bool>) {
         let Some(folder) = Folder::of(&self.jobs, &job.key) else {
             return;
         };
         (self.wake)(job.issue.clone());
         let working = {
             let (inner, folder, job) = (Arc::clone(&self), folder.clone(), Arc::clone(&job));
-            tokio::spawn(async move { work(&inner.shop, &folder, &job, &stop).await })
+            tokio::spawn(async move { work(&inner.shop, &folder, &job, &mail, &stop).await })
         };
         let ending = match working.await {
             Ok(ending) => ending,
@@ -390,50 +452,33 @@ impl Inner {
         }
         (self.wake)(job.issue.clone());
         match written {
-            Ok(()) => {
-                if let Err(error) = tidy(&self.shop, &folder, &job).await {
-                    tracing::warn!(%error, key = job.key, "a job could not be tidied up");
-                }
-            }
+            Ok(()) => self.clear(&folder, &job).await,
             Err(error) => {
                 tracing::error!(%error, key = job.key, "the end of a job could not be written");
             }
         }
     }
 
-    /// Every job that was ever accepted and not yet thrown away.
-    fn known(&self) -> io::Result<Vec<(Folder, Accepted)>> {
-        let entries = match fs::read_dir(&self.jobs) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
+    /// Tidies up after a job that has ended, and forgets those that are old.
+    async fn clear(self: &Arc<Self>, folder: &Folder, job: &Job) {
+        let there = |it: &Folder| {
+            let site = it.site().ok().flatten();
+            site.is_some_and(|it| it.worktree.exists())
         };
-        let mut known = Vec::new();
-        for entry in entries {
-            let folder = Folder::at(&entry?.path());
-            match folder.accepted() {
-                Ok(Some(accepted)) => known.push((folder, accepted)),
-                // Its start was never answered.
-                Ok(None) => {}
-                Err(error) => {
-                    let path = folder.path().display();
-                    tracing::error!(%error, %path, "a job cannot be read and is left alone");
-                }
-            }
+        let was_there = there(folder);
+        if let Err(error) = tidy(&self.shop, folder, job).await {
+            tracing::warn!(%error, key = job.key, "a job could not be tidied up");
         }
-        Ok(known)
-    }
-
-    /// Tidies up after a job that has ended, and forgets it in the end.
-    async fn clear(&self, folder: &Folder, accepted: &Accepted) {
-        if let Err(error) = tidy(&self.shop, folder, &accepted.job).await {
-            tracing::warn!(%error, key = accepted.job.key, "a job could not be tidied up");
+        if was_there && !there(folder) {
+            (self.wake)(job.issue.clone());
         }
-        let age = self.clock.now().duration_since(accepted.at);
-        if age > SignedDuration::from_hours(24 * KEPT_DAYS)
-            && let Err(error) = fs::remove_dir_all(folder.path())
-        {
-            tracing::warn!(%error, key = accepted.job.key, "an old job could not be removed");
+        let inner = Arc::clone(self);
+        let forgotten = tokio::task::spawn_blocking(move || {
+            let now = inner.clock.now();
+            forget(&inner.jobs, inner.shop.keep, now)
+        });
+        if let Ok(Err(error)) = forgotten.await {
+            tracing::warn!(%error, "old jobs could not be removed");
         }
     }
 
@@ -443,9 +488,11 @@ impl Inner {
 }
 
 impl Bench {
-    fn add(&mut self, job: Job) -> String {
+    fn add(&mut self, jobs: &Path, job: Job) -> String {
         let key = job.key.clone();
         let live = Live {
+            mail: Arc::new(Mail::new(Folder::at(&jobs.join(&key)))),
+            watcher: Arc::default(),
             job: Arc::new(job),
             stop: watch::Sender::new(false),
             stage: Stage::Waiting,

@@ -4,8 +4,10 @@
 //! * [`executor`]: keeps the promises of [`shared::ports::Executor`].
 //! * `work`: what happens to one job, from the worktree to the pull request.
 //! * `folder`: a job's folder, from which every step can be taken up again.
-//! * [`supervisor`]: the process above one agent; it outlives us.
+//! * `kept`: the folders of all jobs, and when they go.
+//! * [`supervisor`]: the process above one leg of an agent, or one script; it outlives us.
 //! * `agent`: agent programs, their command lines and what their output means.
+//! * `tail`: reading on in what an agent prints.
 //! * [`worktree`]: git, from the fetch to the push.
 //! * `process`: killing what is left of an agent.
 //! * [`environment`]: what agents, and git, may see of our environment.
@@ -16,13 +18,15 @@ pub mod environment;
 pub mod executor;
 pub mod far;
 mod folder;
+mod kept;
 mod process;
 pub mod supervisor;
+mod tail;
 mod work;
 pub mod worktree;
 
 pub use self::agent::{find_program, installed, locate, programs};
 pub use self::environment::{AgentEnv, agent_env, git_env};
-pub use self::executor::{LocalExecutor, Options};
+pub use self::executor::{LocalExecutor, Options, Progress};
 pub use self::supervisor::supervise;
 pub use self::worktree::check_repository;

@@ -9,7 +9,7 @@ use std::fs;
 
 use rustix::process::{Pid, Signal};
 
-use crate::folder::Agent;
+use crate::folder::Begun;
 
 /// One process, as `/proc` tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,21 +41,21 @@ pub(crate) fn kill_descendants() -> bool {
     left.is_empty()
 }
 
-/// Kills what is left of an agent whose supervisor has died. To be asked again
+/// Kills what is left of a process whose supervisor has died. To be asked again
 /// with the same `doomed` until it says that all are gone.
-pub(crate) fn kill_left_behind(agent: &Agent, doomed: &mut Doomed) -> bool {
-    if agent.boot != boot() {
+pub(crate) fn kill_left_behind(begun: &Begun, doomed: &mut Doomed) -> bool {
+    if begun.boot != boot() {
         return true;
     }
     let processes = all();
     if processes.is_empty() {
         // No `/proc`: the group alone, if it is still in the session it was in.
-        let session = agent
+        let session = begun
             .group
             .and_then(Pid::from_raw)
             .map(|it| rustix::process::getsid(Some(it)));
-        if let (Some(group), Some(Ok(session))) = (agent.group, session)
-            && session.as_raw_nonzero().get() == agent.session
+        if let (Some(group), Some(Ok(session))) = (begun.group, session)
+            && session.as_raw_nonzero().get() == begun.session
         {
             signal_group(group, Signal::KILL);
         }
@@ -63,11 +63,11 @@ pub(crate) fn kill_left_behind(agent: &Agent, doomed: &mut Doomed) -> bool {
     }
     // As long as a member of the session lives, nobody else gets its number; a
     // leader that started at another time leads another session.
-    let leader = processes.get(&agent.session);
-    if leader.is_none_or(|it| Some(it.started) == agent.session_started) {
+    let leader = processes.get(&begun.session);
+    if leader.is_none_or(|it| Some(it.started) == begun.session_started) {
         let members: BTreeSet<i32> = processes
             .iter()
-            .filter(|(_, it)| it.session == agent.session)
+            .filter(|(_, it)| it.session == begun.session)
             .map(|(pid, _)| *pid)
             .collect();
         for pid in descendants(&processes, &members).into_iter().chain(members) {

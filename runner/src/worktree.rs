@@ -7,6 +7,9 @@
 mod call;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
@@ -25,6 +28,8 @@ const PUSH_TRIES_MAX: u32 = 7;
 const BRANCH_SUFFIX_MAX: u32 = 50;
 /// The names of changed files that are told.
 const FILES_MAX: usize = 500;
+/// What git calls a file, and the mode that it has in a worktree of ours.
+const FILE_MODES: [(&str, u32); 2] = [("100644 ", 0o600), ("100755 ", 0o700)];
 /// Who commits where git knows nobody.
 const AUTHOR_NAME: &str = "Cyrus";
 const AUTHOR_EMAIL: &str = "cyrus@localhost";
@@ -287,6 +292,36 @@ impl Git {
         Ok(changed.then_some(head))
     }
 
+    /// Puts a file of the worktree's top folder back as it was in a commit,
+    /// whatever is there by now. `None`: the commit has no such file.
+    pub(crate) async fn restore(
+        &self,
+        worktree: &Path,
+        sha: &str,
+        name: &str,
+    ) -> Result<Option<PathBuf>, Failure> {
+        // What an agent has put in place of an object does not count.
+        const AS_IT_WAS: &str = "--no-replace-objects";
+        let entry = [AS_IT_WAS, "ls-tree", sha, "--", name];
+        let entry = self.ask(worktree, &entry).await?;
+        let Some(mode) = FILE_MODES.iter().find(|it| entry.starts_with(it.0)) else {
+            return Ok(None);
+        };
+        let blob = format!("{sha}:{name}");
+        let args = [AS_IT_WAS, "cat-file", "blob", &blob];
+        let said = self.call(worktree, &args, LOCAL_MAX).await?;
+        if said.code != 0 {
+            return Err(invalid(format!(
+                "`{name}` cannot be read: {}",
+                said.complaint()
+            )));
+        }
+        let path = worktree.join(name);
+        put(&path, said.out.as_bytes(), mode.1)
+            .map_err(|error| invalid(format!("`{}` cannot be written: {error}", path.display())))?;
+        Ok(Some(path))
+    }
+
     /// The head of a branch of ours in the clone, and the files that it changes.
     pub(crate) async fn made(
         &self,
@@ -415,6 +450,22 @@ impl Git {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(locks.entry(PathBuf::from(&repository.path)).or_default())
     }
+}
+
+/// Writes a new file in place of whatever is there, and through no link.
+fn put(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    match path.symlink_metadata() {
+        Ok(it) if it.is_dir() => fs::remove_dir_all(path)?,
+        Ok(_) => fs::remove_file(path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(mode)
+        .open(path)?
+        .write_all(bytes)
 }
 
 fn push_failed(said: &Said) -> Failure {

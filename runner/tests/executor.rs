@@ -13,7 +13,7 @@ use shared::ports::{Executor, Settlement};
 
 use common::{CONTENT, Machine, lives};
 
-const WRITES: &str = "cat > prompt.txt; echo hello > hello.txt";
+const WRITES: &str = r#"printf '%s' "$said" > prompt.txt; echo hello > hello.txt"#;
 
 #[tokio::test]
 async fn a_change_becomes_a_pull_request() {

@@ -140,7 +140,7 @@ impl Machine {
     pub(crate) fn assert_one_agent_each(&self, jobs: usize) {
         assert_eq!(self.jobs().len(), jobs, "{:?}", self.jobs());
         for job in self.jobs() {
-            let output = fs::read_to_string(job.join("agent.jsonl")).unwrap_or_default();
+            let output = fs::read_to_string(job.join("leg-1/output")).unwrap_or_default();
             let agents = output.matches("\"subtype\":\"init\"").count();
             assert_eq!(agents, 1, "in {}", job.display());
         }
@@ -256,7 +256,7 @@ async fn a_runner_that_is_killed_goes_on_where_it_was() {
         machine
             .jobs()
             .iter()
-            .any(|it| it.join("exit.json").exists())
+            .any(|it| it.join("leg-1/exit.json").exists())
     })
     .await;
     machine.start();
@@ -278,7 +278,7 @@ async fn a_runner_that_is_asked_to_end_leaves_its_agents_at_work() {
     until("an agent begins", || begun(&town) == 1).await;
     assert!(machine.terminate().await);
     assert_eq!(machine.leases(), 1);
-    let exit = machine.jobs()[0].join("exit.json");
+    let exit = machine.jobs()[0].join("leg-1/exit.json");
     assert!(!exit.exists(), "the agent works on");
     go(&town);
     until("the agent ends without us", || exit.exists()).await;
@@ -306,7 +306,7 @@ async fn who_sleeps_through_a_lease_pushes_nothing_when_waking_up() {
     let issue = town.until(&identifier, is_done).await;
     assert_eq!(issue["outcome"], "succeeded", "{issue:#}");
     assert_eq!(issue["tasks"][0]["attempt"], 1);
-    let exit = sleeper.jobs()[0].join("exit.json");
+    let exit = sleeper.jobs()[0].join("leg-1/exit.json");
     until("the sleeper's agent ends", || exit.exists()).await;
     sleeper.signal("-CONT");
     until("the sleeper gives up", || {
@@ -345,7 +345,7 @@ async fn a_stop_reaches_an_agent_elsewhere() {
     let issue = town.until(&identifier, is_done).await;
     assert_eq!(issue["outcome"], "cancelled", "{issue:#}");
     assert!(
-        machine.jobs()[0].join("exit.json").exists(),
+        machine.jobs()[0].join("leg-1/exit.json").exists(),
         "its agent is gone"
     );
     until("its lease is given back", || machine.leases() == 0).await;

@@ -128,7 +128,7 @@ async fn who_sleeps_through_a_lease_that_was_pushed_is_not_heard() {
     let issue = town.until(&identifier, is_done).await;
     assert_eq!(issue["outcome"], "succeeded", "{issue:#}");
     assert_eq!(issue["tasks"][0]["attempt"], 1);
-    let exit = sleeper.jobs()[0].join("exit.json");
+    let exit = sleeper.jobs()[0].join("leg-1/exit.json");
     until("the sleeper's agent ends", || exit.exists()).await;
     sleeper.signal("-CONT");
     until("the sleeper gives up", || {

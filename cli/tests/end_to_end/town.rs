@@ -250,7 +250,7 @@ impl Town {
             .count();
         assert_eq!(last_words, 1, "{said:#?}");
         for job in self.jobs() {
-            let output = std::fs::read_to_string(job.join("agent.jsonl")).unwrap_or_default();
+            let output = std::fs::read_to_string(job.join("leg-1/output")).unwrap_or_default();
             assert_eq!(
                 output.matches("\"subtype\":\"init\"").count(),
                 1,

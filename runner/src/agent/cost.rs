@@ -1,7 +1,9 @@
 //! What agents say they have cost, and what the legs of a job come to.
 
+use serde::{Deserialize, Serialize};
+
 /// What an agent says it has cost, USD.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Cost {
     /// This process alone, so far.
     pub(crate) own: f64,

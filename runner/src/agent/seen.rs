@@ -2,7 +2,6 @@
 //! agent works, and again when it has ended.
 
 use std::collections::BTreeSet;
-use std::io::{self, BufRead};
 
 use serde_json::Value;
 use shared::issue::{TEXT_BYTES_MAX, clip};
@@ -49,7 +48,11 @@ pub(crate) struct Seen {
 
 impl Seen {
     /// All that an agent printed.
-    pub(super) fn of(agent: &dyn Agent, mut output: impl BufRead) -> io::Result<Self> {
+    #[cfg(test)]
+    pub(super) fn of(
+        agent: &dyn Agent,
+        mut output: impl std::io::BufRead,
+    ) -> std::io::Result<Self> {
         let mut seen = Self::default();
         let mut ear = Ear::default();
         loop {

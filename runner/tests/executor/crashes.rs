@@ -26,10 +26,10 @@ fn now<F: Future>(future: F) -> F::Output {
         .block_on(future)
 }
 
-/// Calls a supervisor on the folder of a job that has one, or had one.
+/// Calls a supervisor on the first leg of a job, which has one, or had one.
 async fn supervise_again(machine: &Machine, key: &str) -> ExitStatus {
     let again = tokio::process::Command::new(env!("CARGO_BIN_EXE_cyrus-job-supervisor"))
-        .arg(machine.at("cyrus/jobs").join(key))
+        .arg(machine.at("cyrus/jobs").join(key).join("leg-1"))
         .env_clear()
         .envs(&machine.agent_env)
         .kill_on_drop(true)
@@ -40,9 +40,9 @@ async fn supervise_again(machine: &Machine, key: &str) -> ExitStatus {
         .expect("it runs")
 }
 
-/// Waits for the lock that the supervisor of a job holds as long as it lives.
-async fn supervisor_gone(machine: &Machine, key: &str) {
-    let lock = machine.at("cyrus/jobs").join(key).join("lock");
+/// Waits for the lock that the supervisor of a process holds as long as it lives.
+async fn supervisor_gone(machine: &Machine, process: &str) {
+    let lock = machine.at("cyrus/jobs").join(process).join("lock");
     let waits = tokio::task::spawn_blocking(move || File::open(lock)?.lock());
     timeout(LONG, waits)
         .await
@@ -84,10 +84,10 @@ fn an_agent_works_on_while_we_are_dead_and_is_found_again() {
         assert_eq!(machine.pushed(), ["cyrus/eng-1/api"]);
     });
     now(async {
-        let watched = machine.executor();
+        let mut watched = machine.executor();
         assert_eq!(watched.executor.resume().await.expect("resumed"), 0);
         assert!(matches!(watched.sight("k1").await, Sight::Ended(_)));
-        assert_eq!(machine.worktrees(), 0, "the worktree is gone");
+        watched.tidied(&machine).await;
     });
 }
 
@@ -105,7 +105,7 @@ fn an_agent_that_ended_while_we_were_dead_has_not_worked_in_vain() {
         // Held open until the agent has read it.
         let mut go = machine.gate("go");
         go.tell().await;
-        supervisor_gone(&machine, "k1").await;
+        supervisor_gone(&machine, "k1/leg-1").await;
         // The worktree is there, the lock is free: still no second agent.
         assert!(supervise_again(&machine, "k1").await.success());
         let mut watched = machine.executor();
@@ -136,7 +136,7 @@ fn an_agent_without_its_supervisor_is_ended_and_the_run_is_lost() {
         .expect("a number");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
     now(async {
-        supervisor_gone(&machine, "k1").await;
+        supervisor_gone(&machine, "k1/leg-1").await;
         assert!(lives(agent), "it takes more than that");
         let mut watched = machine.executor();
         assert_eq!(watched.executor.resume().await.expect("resumed"), 1);
