@@ -115,7 +115,12 @@ fn main() -> ExitCode {
     }
     let cyrus = Cyrus::parse();
     let common = cyrus.common;
-    let result = match cyrus.command.unwrap_or(Command::Start) {
+    let command = cyrus.command.unwrap_or(Command::Start);
+    if matches!(command, Command::Start | Command::Runner(_)) {
+        // Agents will run as the same user.
+        ::runner::hide();
+    }
+    let result = match command {
         // The supervisor outlives the service and brings its own runtime.
         Command::Job { folder } => return ::runner::supervise(&folder),
         Command::Completions { shell } => {

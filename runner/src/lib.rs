@@ -11,6 +11,7 @@
 //! * [`worktree`]: git, from the fetch to the push.
 //! * `process`: killing what is left of an agent.
 //! * [`environment`]: what agents, and git, may see of our environment.
+//! * [`hide`](hide()): keeping our own tokens from agents.
 //! * [`far`]: all of it for a control plane that runs elsewhere.
 
 mod agent;
@@ -18,6 +19,7 @@ pub mod environment;
 pub mod executor;
 pub mod far;
 mod folder;
+mod hide;
 mod kept;
 mod process;
 pub mod supervisor;
@@ -28,5 +30,6 @@ pub mod worktree;
 pub use self::agent::{find_program, installed, locate, programs};
 pub use self::environment::{AgentEnv, agent_env, git_env};
 pub use self::executor::{LocalExecutor, Options, Progress};
+pub use self::hide::hide;
 pub use self::supervisor::supervise;
 pub use self::worktree::check_repository;
