@@ -4,6 +4,10 @@
 mod common;
 #[path = "executor/crashes.rs"]
 mod crashes;
+#[path = "executor/legs.rs"]
+mod legs;
+#[path = "executor/scripts.rs"]
+mod scripts;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

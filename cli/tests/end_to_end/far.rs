@@ -30,6 +30,8 @@ while [ ! -e "$HOME/go" ]; do sleep 0.05; done
 echo done > done.txt
 echo done > "$(basename "$PWD").txt"
 echo '{"type":"result","subtype":"success","is_error":false,"result":"It is done.","total_cost_usd":0.25}'
+# As the real one: it ends when nobody has more to say.
+wait
 "#;
 
 /// A runner's machine.

@@ -6,10 +6,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::SignedDuration;
 use runner::{LocalExecutor, Options};
 use shared::issue::{
     AgentPolicy, Ending, Failure, FailureClass, Fault, PullFacts, Repository, RunId, RunResult,
@@ -55,6 +57,7 @@ pub(crate) struct Machine {
     pub(crate) concurrency: usize,
     pub(crate) setup_script: Option<PathBuf>,
     pub(crate) keep: bool,
+    pub(crate) clock: Arc<Now>,
 }
 
 impl Machine {
@@ -84,6 +87,7 @@ impl Machine {
             concurrency: 2,
             setup_script: None,
             keep: false,
+            clock: Arc::default(),
         };
         machine.git(
             "home",
@@ -163,7 +167,7 @@ impl Machine {
             agent_env: runner::agent_env(self.agent_env.clone(), &[]),
             git_env: self.git_env(),
             forge: self.forge.clone(),
-            clock: Arc::new(Now),
+            clock: self.clock.clone(),
             wake: Arc::new(move |_| {
                 wakes.send_replace(());
             }),
@@ -376,11 +380,22 @@ impl Forge for Pulls {
     }
 }
 
-struct Now;
+/// The clock of the machine, which can be set ahead.
+#[derive(Default)]
+pub(crate) struct Now {
+    ahead_seconds: AtomicI64,
+}
+
+impl Now {
+    pub(crate) fn advance(&self, seconds: i64) {
+        self.ahead_seconds.fetch_add(seconds, Ordering::Relaxed);
+    }
+}
 
 impl Clock for Now {
     fn now(&self) -> Time {
-        Time::now()
+        let ahead = self.ahead_seconds.load(Ordering::Relaxed);
+        Time::now() + SignedDuration::from_secs(ahead)
     }
 }
 

@@ -11,7 +11,10 @@ use super::WRITES;
 use super::common::{CONTENT, LONG, Machine, Watched, lives};
 
 /// Runs `first` on an executor that then dies where it stands.
-fn until_killed<F: Future<Output = ()>>(machine: &Machine, first: impl FnOnce(Watched) -> F) {
+pub(super) fn until_killed<F: Future<Output = ()>>(
+    machine: &Machine,
+    first: impl FnOnce(Watched) -> F,
+) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         first(machine.executor()).await;
@@ -20,7 +23,7 @@ fn until_killed<F: Future<Output = ()>>(machine: &Machine, first: impl FnOnce(Wa
     runtime.shutdown_background();
 }
 
-fn now<F: Future>(future: F) -> F::Output {
+pub(super) fn now<F: Future>(future: F) -> F::Output {
     tokio::runtime::Runtime::new()
         .expect("a runtime")
         .block_on(future)
@@ -41,7 +44,7 @@ async fn supervise_again(machine: &Machine, key: &str) -> ExitStatus {
 }
 
 /// Waits for the lock that the supervisor of a process holds as long as it lives.
-async fn supervisor_gone(machine: &Machine, process: &str) {
+pub(super) async fn supervisor_gone(machine: &Machine, process: &str) {
     let lock = machine.at("cyrus/jobs").join(process).join("lock");
     let waits = tokio::task::spawn_blocking(move || File::open(lock)?.lock());
     timeout(LONG, waits)
