@@ -364,6 +364,9 @@ pub struct RunResult {
     pub branch: Option<String>,
     /// `Some(false)`: the run is known to have changed nothing.
     pub changed: Option<bool>,
+    /// Something that a person wrote while it worked did not reach it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unheard: bool,
 }
 
 /// Why a run failed, with a sentence for people.

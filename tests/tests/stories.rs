@@ -2,10 +2,10 @@
 
 use jiff::SignedDuration;
 use shared::issue::{
-    AgentPolicy, Brief, Briefing, CancelReason, Check, CheckState, Draft, Due, Effect, Ending,
-    Failure, FailureClass, Fault, How, Input, Issue, IssueId, LEASE_SECONDS_MAX, MergeMethod,
-    MergeMode, Opening, Outcome, Planning, Policy, PullFacts, PullState, Repository, RunResult,
-    SessionId, Sight, Strategy, TaskId, Time, Verbosity, frame, words,
+    Activity, AgentPolicy, Brief, Briefing, CancelReason, Check, CheckState, Draft, Due, Effect,
+    Ending, Failure, FailureClass, Fault, How, Input, Issue, IssueId, LEASE_SECONDS_MAX,
+    MergeMethod, MergeMode, Opening, Outcome, Planning, Policy, PullFacts, PullState, Repository,
+    RunResult, SessionId, Sight, Strategy, TaskId, Time, Verbosity, frame, words,
 };
 
 struct Story {
@@ -779,6 +779,41 @@ fn a_remark_is_passed_on_to_the_runs_that_hear() {
         "{told:?}"
     );
     assert_eq!(tell(&story), None);
+}
+
+#[test]
+fn what_a_run_has_not_heard_is_said() {
+    let mut story = planned();
+    let result = RunResult {
+        unheard: true,
+        ..RunResult::default()
+    };
+    let said = story.run_ends("a", 1, Ok(result));
+    assert!(
+        said.iter()
+            .any(|it| it.contains("before I could pass that on")),
+        "{said:?}"
+    );
+    // The round ends before it is known what became of a remark: nothing can be
+    // said afterwards.
+    let mut story = Story::new();
+    story.open("s1");
+    story.make_all(nothing_held);
+    story.prompt("s1", "p1", "use tabs");
+    let failure = Failure {
+        class: FailureClass::Refusal,
+        message: "it will not".into(),
+    };
+    story.run_ends("plan", 1, Err(failure));
+    let last = story.issue.owed.values().find_map(|it| match &it.effect {
+        Effect::Say {
+            activity: Activity::Error(text),
+            ..
+        } => Some(text),
+        _ => None,
+    });
+    let last = last.expect("a last word");
+    assert!(last.contains("may have come too late"), "{last}");
 }
 
 #[test]

@@ -232,7 +232,11 @@ impl Legs<'_> {
                     "{}\n\n(What was written last could not be passed on to the agent: {why}.)",
                     result.text
                 );
-                Ok(Then::End(Ok(RunResult { text, ..result })))
+                Ok(Then::End(Ok(RunResult {
+                    text,
+                    unheard: true,
+                    ..result
+                })))
             }
         }
     }

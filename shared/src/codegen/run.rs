@@ -77,6 +77,7 @@ impl Run {
                 pull_url: self.pull_url,
                 branch: None,
                 changed: None,
+                unheard: false,
             }),
             Meaning::Failed(class) => {
                 let status = self.status.unwrap_or_default();
@@ -238,6 +239,7 @@ mod tests {
             pull_url: Some("https://github.com/acme/shop/pull/7".into()),
             branch: None,
             changed: None,
+            unheard: false,
         };
         assert_eq!(
             ended,

@@ -92,6 +92,9 @@ pub(super) fn ended(draft: &mut Draft, id: &TaskId, ending: Ending, stopped: Opt
         settle(draft, id, Settled::Cancelled, why);
         return;
     }
+    if result.as_ref().is_ok_and(|it| it.unheard) {
+        tell(draft, words::unheard(&draft.issue, id));
+    }
     match result {
         Ok(result) => match kind {
             TaskKind::Orchestrator => planned(draft, result.answer.as_deref()),

@@ -311,6 +311,7 @@ impl ResultDoc {
                     .filter(|it| it != branch)
                     .map(|it| clip(&it, REASON_BYTES_MAX)),
                 changed: self.changed_files.map(|it| !it.is_empty()),
+                unheard: false,
             }),
             Outcome::Failed => {
                 // A class says whether a fresh run may help; without one it may.

@@ -17,8 +17,6 @@ const UNHEARD_MAX: u32 = 20;
 /// The messages of one job, and all their bytes.
 const MESSAGES_MAX: usize = 50;
 const MESSAGES_BYTES_MAX: usize = 128 * 1024;
-/// What a result is given along where a message was too late for its run.
-const MISSED: &str = "\n\n(What was written last came too late for this run.)";
 /// A runner that will not have a job is offered it again after this long.
 const OFFER_AGAIN: SignedDuration = SignedDuration::from_secs(30);
 /// What a runner calls itself, in bytes.
@@ -337,7 +335,7 @@ impl Standing {
         if let Ok(result) = &mut ending.result
             && passed_on < self.messages.len()
         {
-            result.text.push_str(MISSED);
+            result.unheard = true;
         }
         Over {
             issue: self.issue.clone(),

@@ -215,13 +215,7 @@ fn passed_on(world: &World, issue: &Issue, records: &[Record], broken: &mut Vec<
             // The run failed, which is told; what comes next knows of it all.
             Event::Ended {
                 task: it, ending, ..
-            } => {
-                it == task
-                    && ending
-                        .result
-                        .as_ref()
-                        .map_or(true, |it| it.text.contains("came too late for this run"))
-            }
+            } => it == task && ending.result.as_ref().is_err(),
             _ => false,
         });
         let known = accepted && told || admitted;
