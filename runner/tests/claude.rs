@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde_json::json;
 use shared::issue::{FailureClass, TaskKind};
-use shared::ports::Job;
+use shared::ports::{Job, Told};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use world::model::{self, Conversation, Model, Reply};
@@ -234,6 +234,79 @@ async fn an_agent_that_runs_out_of_turns_has_reached_a_limit() {
     let job = scene.job(TaskKind::Builder);
     let mut watched = scene.start(&job).await;
     watched.failed_as("k1", FailureClass::Limit).await;
+}
+
+#[tokio::test]
+async fn a_message_reaches_the_real_program_while_it_works() {
+    let (asked, mut hears) = watch::channel(());
+    // It looks around until it hears that it may end.
+    let Some(scene) = Scene::new(move |it| {
+        asked.send_replace(());
+        if it.heard("You may end.") {
+            return Reply::say("I heard.");
+        }
+        Reply::call("Glob", json!({ "pattern": "*" }))
+    })
+    .await
+    else {
+        return;
+    };
+    let mut watched = scene.start(&scene.job(TaskKind::Scoper)).await;
+    timeout(LONG, hears.changed())
+        .await
+        .expect("in time")
+        .expect("asked");
+    let told = watched.tell("k1", "m1", "You may end.").await;
+    assert_eq!(told, Told::Accepted);
+    let ending = watched.ended("k1").await;
+    assert_eq!(ending.result.map(|it| it.text), Ok("I heard.".into()));
+    assert!(ending.cost_usd.is_some_and(|it| it > 0.0));
+    let second = scene.machine.at("cyrus/jobs/k1/leg-2");
+    assert!(!second.exists(), "it was the same process");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_real_program_goes_on_with_its_session_when_its_supervisor_has_died() {
+    let (asked, mut hears) = watch::channel(());
+    let Some(scene) = Scene::new(move |it| {
+        asked.send_replace(());
+        if it.asked().contains("You were cut off") {
+            return writes(it);
+        }
+        // What it did before is a part of what it goes on from.
+        if it.called("Glob") {
+            return Reply::Hang;
+        }
+        Reply::call("Glob", json!({ "pattern": "*" }))
+    })
+    .await
+    else {
+        return;
+    };
+    let mut watched = scene.start(&scene.job(TaskKind::Builder)).await;
+    while !scene.model.seen().iter().any(|it| it.called("Glob")) {
+        timeout(LONG, hears.changed())
+            .await
+            .expect("in time")
+            .expect("asked");
+    }
+    let supervisor = scene.machine.at("cyrus/jobs/k1/leg-1/begun.json");
+    let begun = std::fs::read(supervisor).expect("it runs");
+    let begun: serde_json::Value = serde_json::from_slice(&begun).expect("JSON");
+    let pid = begun["session"]
+        .as_i64()
+        .and_then(|it| i32::try_from(it).ok());
+    let pid = pid
+        .and_then(rustix::process::Pid::from_raw)
+        .expect("a number");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+
+    let result = watched.succeeded("k1").await;
+    assert_eq!(result.text, "I wrote hello.txt.");
+    let last = scene.model.seen().pop().expect("a request");
+    assert!(last.called("Glob"), "the session is the same: {last:?}");
+    assert!(last.asked().contains("Write hello.txt."), "{last:?}");
 }
 
 #[cfg(target_os = "linux")]

@@ -144,6 +144,12 @@ impl Conversation {
             .collect()
     }
 
+    /// Did people say this? What they say while a tool works comes beside what
+    /// the tool brought.
+    pub fn heard(&self, words: &str) -> bool {
+        self.asked().contains(words) || self.brought().iter().any(|(it, _)| it.contains(words))
+    }
+
     /// Was this tool called before?
     pub fn called(&self, name: &str) -> bool {
         self.turns

@@ -9,7 +9,7 @@
 //!   when it was read, `started` when it was taken in, `completed` when it was
 //!   answered. Those of a turn's first message come after the `result`.
 //! * One that comes while a tool runs is taken in after that tool, in the same
-//!   turn: no `result` of its own. One that comes while the model speaks waits
+//!   turn, beside what the tool brought: no `result` of its own. One that comes while the model speaks waits
 //!   for the end of the turn; all that wait then are one turn together. So
 //!   results cannot be counted against messages.
 //! * A `uuid` that the session has got before, in this process or before
