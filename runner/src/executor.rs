@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use shared::issue::{Ending, ExecutorKind, Failure, FailureClass, Fault, IssueId, RunId, Sight};
+use jiff::SignedDuration;
+use shared::issue::{
+    Ending, ExecutorKind, Failure, FailureClass, Fault, IssueId, RunId, Sight, Time,
+};
 use shared::ports::{Clock, Executor, Forge, Job, Message, Settlement, Started, Told};
 use tokio::sync::watch;
 
@@ -20,6 +23,9 @@ use crate::folder::{Accepted, Folder, MESSAGES_BYTES_MAX, MESSAGES_MAX, Unkept};
 use crate::kept::{forget, known};
 use crate::work::{Mail, Shop, Watcher, tidy, told, work};
 use crate::worktree::Git;
+
+/// How often old jobs are looked for.
+const FORGET_EVERY: SignedDuration = SignedDuration::from_hours(1);
 
 /// What the executor works with.
 #[derive(Clone)]
@@ -87,6 +93,8 @@ struct Inner {
     /// Held while a job is accepted, so that no key is accepted twice.
     accepting: tokio::sync::Mutex<()>,
     bench: Mutex<Bench>,
+    /// When old jobs were last looked for.
+    forgot_at: Mutex<Option<Time>>,
 }
 
 /// The jobs that have not ended.
@@ -141,6 +149,7 @@ impl LocalExecutor {
             wake: options.wake,
             accepting: tokio::sync::Mutex::default(),
             bench: Mutex::default(),
+            forgot_at: Mutex::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -419,9 +428,12 @@ impl Inner {
         (self.wake)(job.issue.clone());
         let working = {
             let (inner, folder, job) = (Arc::clone(&self), folder.clone(), Arc::clone(&job));
+            let mail = Arc::clone(&mail);
             tokio::spawn(async move { work(&inner.shop, &folder, &job, &mail, &stop).await })
         };
-        let ending = match working.await {
+        let worked = working.await;
+        mail.close();
+        let ending = match worked {
             Ok(ending) => ending,
             Err(error) if error.is_panic() => {
                 let message = "the runner broke at this job".to_owned();
@@ -472,11 +484,18 @@ impl Inner {
         if was_there && !there(folder) {
             (self.wake)(job.issue.clone());
         }
+        let now = self.clock.now();
+        {
+            let last = self.forgot_at.lock();
+            let mut last = last.unwrap_or_else(PoisonError::into_inner);
+            if last.is_some_and(|it| now.duration_since(it) < FORGET_EVERY) {
+                return;
+            }
+            *last = Some(now);
+        }
         let inner = Arc::clone(self);
-        let forgotten = tokio::task::spawn_blocking(move || {
-            let now = inner.clock.now();
-            forget(&inner.jobs, inner.shop.keep, now)
-        });
+        let forgotten =
+            tokio::task::spawn_blocking(move || forget(&inner.jobs, inner.shop.keep, now));
         if let Ok(Err(error)) = forgotten.await {
             tracing::warn!(%error, "old jobs could not be removed");
         }

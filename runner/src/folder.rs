@@ -7,6 +7,7 @@
 //! | `site.json` | the executor | where it is worked on; it has had its slot |
 //! | `messages/N.json` | the executor | the Nth message for its agent |
 //! | `setup-global`, `setup` | see [`process`] | the scripts that prepare the worktree |
+//! | `prepared.json` | the executor | the files that those scripts have left there |
 //! | `leg-N` | see [`process`] | the Nth process of its agent |
 //! | `stop` | the executor | a person wants no more of it |
 //! | `result.json` | the executor | how the run ended; nothing changes afterwards |
@@ -105,6 +106,14 @@ impl Folder {
 
     pub(crate) fn set_site(&self, site: &Site) -> io::Result<()> {
         write(&self.path, "site.json", site)
+    }
+
+    pub(crate) fn prepared(&self) -> io::Result<Option<Vec<String>>> {
+        read(&self.path, "prepared.json")
+    }
+
+    pub(crate) fn set_prepared(&self, files: &[String]) -> io::Result<()> {
+        write(&self.path, "prepared.json", &files)
     }
 
     pub(crate) fn result(&self) -> io::Result<Option<Ending>> {

@@ -66,7 +66,7 @@ pub(crate) async fn work(
     mail: &Mail,
     stop: &Stop,
 ) -> Ending {
-    let ending = match steps(shop, folder, job, mail, stop).await {
+    match steps(shop, folder, job, mail, stop).await {
         Ok(ending) => ending,
         Err(error) => Ending {
             result: Err(Failure {
@@ -75,9 +75,7 @@ pub(crate) async fn work(
             }),
             cost_usd: None,
         },
-    };
-    mail.close();
-    ending
+    }
 }
 
 /// Clears away what an ended job left beside its folder.
@@ -123,11 +121,15 @@ async fn steps(
         if stopped(folder, stop) {
             return Ok(unspent(cancelled()));
         }
+        if scripts::begun(folder)? && folder.prepared()?.is_none() {
+            match shop.git.untracked(&site.worktree).await {
+                Ok(files) => folder.set_prepared(&files)?,
+                Err(failure) => return Ok(unspent(failure)),
+            }
+        }
         site
     } else {
-        folder
-            .site()?
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "site.json is gone"))?
+        site(folder)?
     };
     let legs = Legs {
         shop,
@@ -162,7 +164,10 @@ async fn begin(
     agent: &dyn Agent,
     stop: &Stop,
 ) -> io::Result<Result<Site, Failure>> {
-    if stopped(folder, stop) && folder.site()?.is_none() {
+    if scripts::begun(folder)? {
+        return site(folder).map(Ok);
+    }
+    if stopped(folder, stop) {
         return Ok(Err(cancelled()));
     }
     let mut asked = stop.clone();
@@ -200,9 +205,6 @@ async fn prepare(
             site
         }
     };
-    if scripts::begun(folder)? {
-        return Ok(Ok(site));
-    }
     let ground = Ground {
         branch: site.branch.clone(),
         base_sha: site.base_sha.clone(),
@@ -210,6 +212,11 @@ async fn prepare(
     // The branch may be there already, as ours.
     let made = shop.git.make(&job.repository, &site.worktree, &ground);
     Ok(made.await.map(|()| site))
+}
+
+fn site(folder: &Folder) -> io::Result<Site> {
+    let site = folder.site()?;
+    site.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "site.json is gone"))
 }
 
 fn worktree(shop: &Shop, job: &Job) -> PathBuf {

@@ -28,6 +28,9 @@ const PUSH_TRIES_MAX: u32 = 7;
 const BRANCH_SUFFIX_MAX: u32 = 50;
 /// The names of changed files that are told.
 const FILES_MAX: usize = 500;
+/// What scripts have left in a worktree is told by its files up to so many bytes
+/// of names, else by its folders: it goes on a command line.
+const UNTRACKED_BYTES_MAX: usize = 64 * 1024;
 /// What git calls a file, and the mode that it has in a worktree of ours.
 const FILE_MODES: [(&str, u32); 2] = [("100644 ", 0o600), ("100755 ", 0o700)];
 /// Who commits where git knows nobody.
@@ -254,14 +257,46 @@ impl Git {
             .await;
     }
 
-    /// Commits what is not committed. The head, if it holds any change over the base.
+    /// The files of a worktree that git does not know and does not ignore.
+    pub(crate) async fn untracked(&self, worktree: &Path) -> Result<Vec<String>, Failure> {
+        let args = ["ls-files", "--others", "--exclude-standard", "-z"];
+        let files = |said: String| -> Vec<String> {
+            let names = said.split('\0').filter(|it| !it.is_empty());
+            names
+                .map(|it| it.trim_end_matches('/').to_owned())
+                .collect()
+        };
+        let each = files(self.ask(worktree, &args).await?);
+        if each.iter().map(String::len).sum::<usize>() <= UNTRACKED_BYTES_MAX {
+            return Ok(each);
+        }
+        // Whole folders, where nothing in them is known.
+        let args = [&args[..], &["--directory"]].concat();
+        let mut bytes = 0;
+        let folders = files(self.ask(worktree, &args).await?).into_iter();
+        let told = folders.take_while(|it| {
+            bytes += it.len();
+            bytes <= UNTRACKED_BYTES_MAX
+        });
+        Ok(told.collect())
+    }
+
+    /// Commits what is not committed, but for new files called as in `leave`. The
+    /// head, if it holds any change over the base.
     pub(crate) async fn take(
         &self,
         worktree: &Path,
         base_sha: &str,
         message: &str,
+        leave: &[String],
     ) -> Result<Option<String>, Failure> {
-        self.ask(worktree, &["add", "--all"]).await?;
+        let leave: Vec<String> = leave
+            .iter()
+            .map(|it| format!(":(top,exclude,literal){it}"))
+            .collect();
+        let mut args = vec!["add", "--all", "--", ":/"];
+        args.extend(leave.iter().map(String::as_str));
+        self.ask(worktree, &args).await?;
         if !self
             .same(worktree, &["diff", "--cached", "--quiet"])
             .await?

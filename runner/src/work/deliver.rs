@@ -42,7 +42,13 @@ pub(super) async fn deliver(
     }
     let title = format!("{} ({})", one_line(&job.title), job.identifier);
     let base = &site.base_sha;
-    let Some(sha) = shop.git.take(&site.worktree, base, &title).await? else {
+    let prepared = folder.prepared().map_err(|error| Failure {
+        class: FailureClass::Outage,
+        message: format!("the runner cannot use its folder for this job: {error}"),
+    })?;
+    let leave = prepared.unwrap_or_default();
+    let taken = shop.git.take(&site.worktree, base, &title, &leave);
+    let Some(sha) = taken.await? else {
         return Err(Failure {
             class: FailureClass::Agent,
             message: format!(

@@ -370,7 +370,7 @@ pub(super) fn terms(process: &ProcessFolder) -> io::Result<Terms> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the launch of a leg is gone"))
 }
 
-/// The sentence about messages that a run has taken and its agent never heard.
+/// The sentence about messages that a run has taken and its agent perhaps never heard.
 pub(super) fn unheard(folder: &Folder) -> io::Result<Option<String>> {
     let n = folder.legs()?;
     let heard = match n {
@@ -386,7 +386,7 @@ pub(super) fn unheard(folder: &Folder) -> io::Result<Option<String>> {
     let count = folder.messages()?.len().saturating_sub(heard);
     Ok((count > 0).then(|| {
         clip(
-            &format!("the agent did not hear {count} of the messages for it any more"),
+            &format!("the agent may not have heard {count} of the messages for it"),
             REASON_BYTES_MAX,
         )
     }))

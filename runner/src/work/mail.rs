@@ -41,7 +41,7 @@ impl Mail {
     }
 
     /// Takes no more.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         *self.closed() = true;
     }
 

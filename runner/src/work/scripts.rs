@@ -70,8 +70,9 @@ pub(super) async fn set_up(
     // A repository may have one that it does not keep in git.
     .find(|it| it.exists());
     for (name, script) in [(GLOBAL, global), (OWN, own)] {
-        if stopped(folder, stop) {
-            break;
+        // One that was begun is seen to its end.
+        if stopped(folder, stop) && folder.process(name).launch()?.is_none() {
+            continue;
         }
         let run = Run {
             name,
@@ -145,6 +146,7 @@ impl Run {
                     warn!(key = job.key, "{said}");
                     return Ok(Some(said));
                 }
+                let script = std::path::absolute(script)?;
                 let bash = find_program(Path::new("bash"), shop.agent_env.path());
                 let launch = Launch {
                     program: bash.unwrap_or_else(|| BASH.into()),

@@ -187,7 +187,8 @@ fn cut_off(
 #[test]
 fn an_agent_that_was_cut_off_is_taken_up_again_by_its_session() {
     use rustix::process::Signal;
-    let alone = "grep -q '^State:.[RSD]' /proc/$(cat \"$HOME/first\")/status && echo both > \"$HOME/both\"";
+    let alone =
+        "grep -q '^State:.[RSD]' /proc/$(cat \"$HOME/first\")/status && echo both > \"$HOME/both\"";
     let hears = "IFS= read -r said; printf '%s\\n' \"$said\" >> \"$HOME/said\"";
     let then = format!("{alone}\n{INIT}\n{hears}\necho rest > rest.txt\n{CONTENT}\n{HEARS_OUT}");
     for signal in [Signal::KILL, Signal::TERM] {
@@ -229,7 +230,7 @@ fn an_agent_whose_cost_nobody_knows_does_not_spend_its_limit_twice() {
         let failure = ending.result.expect_err("a failure");
         assert_eq!(failure.class, FailureClass::Lost, "{failure:?}");
         assert!(failure.message.contains("not known"), "{failure:?}");
-        assert!(failure.message.contains("did not hear 1"), "{failure:?}");
+        assert!(failure.message.contains("not have heard 1"), "{failure:?}");
         assert_eq!((ending.cost_usd, machine.runs()), (None, 1));
     });
 }

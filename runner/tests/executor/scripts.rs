@@ -143,6 +143,26 @@ fn what_takes_too_long_or_prints_too_much_is_killed() {
     }
 }
 
+#[tokio::test]
+async fn what_a_script_leaves_in_the_worktree_is_not_delivered() {
+    let setup = "mkdir -p 'a b'; echo secret > .env; echo x > 'a b/*x'; echo y >> README.md";
+    let machine = Machine::new(&format!("{WRITES}; echo new > 'a b/new'\n{CONTENT}"));
+    machine.script("cyrus-setup.sh", setup);
+    let mut watched = machine.executor();
+    watched.start(&machine.job("k1", TaskKind::Builder)).await;
+    watched.succeeded("k1").await;
+    let range = "main..cyrus/eng-1/api";
+    let changed = machine.git("remote.git", &["diff", "--name-only", range]);
+    assert_eq!(changed, "README.md\na b/new\nhello.txt\nprompt.txt");
+
+    let machine = Machine::new(CONTENT);
+    machine.script("cyrus-setup.sh", "echo secret > .env");
+    let mut watched = machine.executor();
+    watched.start(&machine.job("k1", TaskKind::Builder)).await;
+    let failure = watched.failed("k1").await;
+    assert!(failure.message.contains("changed nothing"), "{failure:?}");
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn what_a_script_leaves_running_is_gone_before_the_agent_begins() {
