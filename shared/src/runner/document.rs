@@ -163,6 +163,9 @@ pub struct ResultDoc {
     pub cost_is_estimate: bool,
     #[serde(default)]
     pub session: Option<String>,
+    /// Something that a person wrote while it worked did not reach the agent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unheard: bool,
 }
 
 impl JobDoc {
@@ -263,11 +266,13 @@ impl ResultDoc {
             cost_usd: ending.cost_usd,
             cost_is_estimate: false,
             session: None,
+            unheard: false,
         };
         match ending.result {
             Ok(result) => {
                 doc.text = clip(&result.text, TEXT_BYTES_MAX);
                 doc.answer = result.answer;
+                doc.unheard = result.unheard;
                 if result.pull_url.is_some() {
                     doc.branch = Some(result.branch.unwrap_or_else(|| branch.to_owned()));
                 }
@@ -311,7 +316,7 @@ impl ResultDoc {
                     .filter(|it| it != branch)
                     .map(|it| clip(&it, REASON_BYTES_MAX)),
                 changed: self.changed_files.map(|it| !it.is_empty()),
-                unheard: false,
+                unheard: self.unheard,
             }),
             Outcome::Failed => {
                 // A class says whether a fresh run may help; without one it may.
@@ -330,4 +335,28 @@ impl ResultDoc {
 /// A figure from outside, if it is one.
 pub(super) fn usd(figure: Option<f64>) -> Option<f64> {
     figure.filter(|it| (0.0..=COST_USD_MAX).contains(it))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_did_not_reach_the_agent_is_reported() {
+        for unheard in [true, false] {
+            let result = RunResult {
+                unheard,
+                ..RunResult::default()
+            };
+            let ending = Ending {
+                result: Ok(result.clone()),
+                cost_usd: None,
+            };
+            let doc = ResultDoc::new("mac-1", 1, "b", ending);
+            let text = serde_json::to_string(&doc).expect("JSON");
+            assert_eq!(text.contains("unheard"), unheard, "{text}");
+            let read: ResultDoc = serde_json::from_str(&text).expect("a result");
+            assert_eq!(read.into_ending("b").result, Ok(result));
+        }
+    }
 }

@@ -242,6 +242,7 @@ pub(crate) fn result(runner: &str, fence: u64) -> ResultDoc {
         cost_usd: Some(0.25),
         cost_is_estimate: false,
         session: None,
+        unheard: false,
     }
 }
 
