@@ -50,7 +50,7 @@ impl Tail {
     }
 
     /// All that there is, from a process that prints no more.
-    pub(crate) fn to_end(mut self, agent: &dyn Agent) -> io::Result<Seen> {
+    pub(crate) fn into_end(mut self, agent: &dyn Agent) -> io::Result<Seen> {
         while !self.read(agent, usize::MAX)? {}
         self.ear.end(agent, &mut self.seen);
         Ok(self.seen)
@@ -99,7 +99,7 @@ mod tests {
             "there is more"
         );
         assert_eq!(tail.seen.note.as_deref(), Some("two"));
-        let seen = tail.to_end(agent).expect("read");
+        let seen = tail.into_end(agent).expect("read");
         assert_eq!(seen.note.as_deref(), Some("three"), "the last line, too");
     }
 }

@@ -154,7 +154,7 @@ impl Legs<'_> {
         let attended = attend(self.shop, &process, &self.shop.agent_env.of(self.agent)).await?;
         let (agent, output) = (self.agent, process.output());
         // It may be long.
-        let seen = tokio::task::spawn_blocking(move || Tail::new(output).to_end(agent))
+        let seen = tokio::task::spawn_blocking(move || Tail::new(output).into_end(agent))
             .await
             .map_err(io::Error::other)??;
         let unbegun = match &attended.over {
@@ -166,9 +166,15 @@ impl Legs<'_> {
             Over::NeverBegun => true,
             Over::Died | Over::Astray => false,
         };
+        let by_itself = matches!(&attended.over, Over::Exited(exit) if exit.why == ExitWhy::Exited);
+        // Of one that was cut off, the last figure is not the last word.
+        let told = seen.cost.map(|it| Cost {
+            grows: it.grows || !by_itself,
+            ..it
+        });
         let account = Account {
             session: seen.session.clone(),
-            cost: seen.cost.or(unbegun.then(Cost::default)),
+            cost: told.or(unbegun.then(Cost::default)),
             spoke: seen.note.is_some(),
         };
         process.set_account(&account)?;

@@ -4,7 +4,7 @@
 use shared::issue::{FailureClass, TaskKind};
 use shared::ports::Told;
 
-use super::common::{CONTENT, INIT, Machine};
+use super::common::{CONTENT, INIT, Machine, write_script};
 use super::crashes::{now, supervisor_gone, until_killed};
 
 /// Listens until nothing more comes.
@@ -144,6 +144,36 @@ async fn a_message_for_a_job_that_waits_goes_along_with_its_prompt() {
     }
     let prompt = machine.job("k2", TaskKind::Scoper).prompt;
     assert_eq!(machine.said()[1], format!("{prompt}\n\nBe brief."));
+}
+
+#[tokio::test]
+async fn an_agent_that_does_not_listen_hears_in_its_next_leg() {
+    let mut machine = Machine::new("exit 1");
+    machine.codex = machine.at("home/codex");
+    let script = r#"#!/bin/sh
+        echo run >> "$HOME/runs"
+        echo "$*" | tr '\n' ' ' >> "$HOME/args"; echo >> "$HOME/args"
+        cat >> "$HOME/said"; echo >> "$HOME/said"
+        echo '{"type":"thread.started","thread_id":"t-1"}'
+        echo $$ > "$HOME/started"; read go < "$HOME/go"
+        echo '{"type":"item.completed","item":{"id":"0","type":"agent_message","text":"Done."}}'
+        echo '{"type":"turn.completed","usage":{}}'
+    "#;
+    write_script(&machine.codex, script, 0o755);
+    let (mut started, mut go) = (machine.gate("started"), machine.gate("go"));
+    let mut watched = machine.executor();
+    let mut job = machine.job("k1", TaskKind::Scoper);
+    job.agent.program = "codex".into();
+    job.prompt = "Look.".into();
+    watched.start(&job).await;
+    started.hear().await;
+    assert_eq!(watched.tell("k1", "m1", "Closer.").await, Told::Accepted);
+    go.tell().await;
+    started.hear().await;
+    go.tell().await;
+    assert_eq!(watched.succeeded("k1").await.text, "Done.");
+    assert_eq!(machine.noted("said"), "Look.\nCloser.\n");
+    assert!(args(&machine)[1].contains("resume t-1"));
 }
 
 /// A machine whose first agent was at work when we and its supervisor died, by
