@@ -265,6 +265,28 @@ async fn a_message_reaches_the_real_program_while_it_works() {
     assert!(!second.exists(), "it was the same process");
 }
 
+#[tokio::test]
+async fn a_repository_brings_hooks_of_its_own_only_if_it_is_trusted() {
+    for trusted in [false, true] {
+        let Some(scene) = Scene::new(writes).await else {
+            return;
+        };
+        let ran = scene.machine.at("ran");
+        let command = format!("touch '{}'", ran.display());
+        let hook = json!([{ "hooks": [{ "type": "command", "command": command }] }]);
+        let settings = json!({ "hooks": { "SessionStart": hook } });
+        std::fs::create_dir(scene.machine.at("clone/.claude")).expect("a folder");
+        let path = scene.machine.at("clone/.claude/settings.json");
+        std::fs::write(path, settings.to_string()).expect("written");
+        scene.machine.publish();
+        let mut job = scene.job(TaskKind::Builder);
+        job.agent.trusted = trusted;
+        let mut watched = scene.start(&job).await;
+        watched.succeeded("k1").await;
+        assert_eq!(ran.exists(), trusted);
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn the_real_program_goes_on_with_its_session_when_its_supervisor_has_died() {

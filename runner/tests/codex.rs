@@ -9,17 +9,19 @@ mod common;
 
 use serde_json::json;
 use shared::issue::{FailureClass, TaskKind};
-use shared::ports::Job;
+use shared::ports::{Job, Told};
+use tokio::sync::watch;
+use tokio::time::timeout;
 use world::model::{self, Conversation, Model, Reply};
 use world::serve::Server;
 
-use common::{Machine, Watched};
+use common::{LONG, Machine, Watched};
 
 /// A machine whose agent is the real program, and the model it speaks with.
 struct Scene {
     machine: Machine,
     model: Model,
-    _server: Server,
+    server: Server,
 }
 
 impl Scene {
@@ -38,8 +40,18 @@ impl Scene {
         Some(Self {
             machine,
             model,
-            _server: server,
+            server,
         })
+    }
+
+    /// Another script, which knows of the machine.
+    async fn script(&mut self, script: impl Fn(&Conversation) -> Reply + Send + Sync + 'static) {
+        self.model = Model::new(script);
+        self.server = Server::start(model::router(self.model.clone()))
+            .await
+            .expect("served");
+        let url = format!("{}/v1", self.server.url());
+        self.machine.agent_env.insert("OPENAI_BASE_URL".into(), url);
     }
 
     fn job(&self, kind: TaskKind) -> Job {
@@ -143,6 +155,42 @@ async fn an_agent_that_may_only_read_writes_nothing() {
 }
 
 #[tokio::test]
+async fn a_message_is_the_beginning_of_a_next_process_that_resumes_the_session() {
+    let Some(mut scene) = Scene::new(|_| Reply::Hang).await else {
+        return;
+    };
+    let (asked, mut hears) = watch::channel(());
+    let gate = scene.machine.at("home/go");
+    let works = runs(&format!("head -n 1 '{}'", gate.display()));
+    scene
+        .script(move |it| {
+            asked.send_replace(());
+            if it.asked().contains("And greet.") {
+                return Reply::say("Hello.");
+            }
+            works(it)
+        })
+        .await;
+    let mut go = scene.machine.gate("go");
+    let mut watched = scene.start(&scene.job(TaskKind::Scoper)).await;
+    timeout(LONG, hears.changed())
+        .await
+        .expect("in time")
+        .expect("asked");
+    let told = watched.tell("k1", "m1", "And greet.").await;
+    assert_eq!(told, Told::Accepted);
+    go.tell().await;
+    let result = watched.succeeded("k1").await;
+    assert_eq!(result.text, "Hello.");
+    let last = scene.model.seen().pop().expect("a request");
+    assert!(
+        last.called("exec_command"),
+        "the session is the same: {last:?}"
+    );
+    assert!(last.asked().contains("Write hello.txt."), "{last:?}");
+}
+
+#[tokio::test]
 async fn a_repository_brings_servers_of_its_own_only_if_it_is_trusted() {
     for trusted in [false, true] {
         let Some(scene) = Scene::new(runs("echo hello > hello.txt")).await else {
@@ -155,21 +203,7 @@ async fn a_repository_brings_servers_of_its_own_only_if_it_is_trusted() {
         );
         std::fs::create_dir(scene.machine.at("clone/.codex")).expect("a folder");
         std::fs::write(scene.machine.at("clone/.codex/config.toml"), config).expect("written");
-        for args in [
-            &["add", "--all"][..],
-            &[
-                "-c",
-                "user.name=T",
-                "-c",
-                "user.email=t@localhost",
-                "commit",
-                "-m",
-                "servers",
-            ],
-            &["push", "--quiet", "origin", "HEAD:main"],
-        ] {
-            scene.machine.git("clone", args);
-        }
+        scene.machine.publish();
         let mut job = scene.job(TaskKind::Builder);
         job.agent.trusted = trusted;
         let mut watched = scene.start(&job).await;
