@@ -13,7 +13,7 @@ const GUARD_VERSION: &str = "3.2.1";
 /// Files of `tests/tools` that say exactly what is installed.
 const PACKAGE: [&str; 2] = ["package.json", "package-lock.json"];
 
-/// Installs the agent program that the tests drive.
+/// Installs the agent programs that the tests drive.
 pub(crate) fn agent_program(house: &House) -> Result<Outcome> {
     let from = house.root.join("tests/tools");
     let to = house.tools();
