@@ -382,7 +382,7 @@ impl Hand {
     async fn impostor(&self, doc: &JobDoc) {
         let holder = {
             let mut world = self.view.world();
-            let chance = world.weather.duplicate / 4;
+            let chance = world.weather.duplicate / 2;
             if !world.dice(chance) {
                 return;
             }

@@ -301,7 +301,8 @@ impl Executor for Runs {
     }
 
     async fn tell(&self, run: &RunId, message: &Message) -> Result<Told, Fault> {
-        self.view
+        let told = self
+            .view
             .call("tell", |world| {
                 let now = world.now;
                 let run = world.runs.iter_mut().find(|it| it.id == *run);
@@ -316,7 +317,15 @@ impl Executor for Runs {
                 }
                 Told::Accepted
             })
-            .await
+            .await?;
+        // Messages are few: their answers are lost more often than others.
+        let mut world = self.view.world();
+        let chance = world.weather.remarks / 2;
+        if world.dice(chance) {
+            let why = "tell: the reply was lost".to_owned();
+            return Err(Fault::Ambiguous { why });
+        }
+        Ok(told)
     }
 }
 

@@ -93,7 +93,7 @@ impl Weather {
             head_moves: chance(500),
             store_fault: chance(40),
             spite: chance(60),
-            remarks: chance(700),
+            remarks: chance(1_000),
             machine_crash: chance(60),
             machine_freezes: chance(40),
         }
