@@ -101,6 +101,24 @@ const GUARDS: &[Guard] = &[
         without: "if over && draft.issue.reported {",
     },
     Guard {
+        name: "a runner that speaks under an old fence is not heard",
+        file: "shared/src/runner/standing.rs",
+        with: "self.fence == fence && self.lease",
+        without: "self.lease",
+    },
+    Guard {
+        name: "who speaks of another runner's job is not heard",
+        file: "shared/src/runner/standing.rs",
+        with: "lease.runner.as_ref().is_none_or(|it| it == runner)",
+        without: "lease.runner.as_ref().is_none_or(|it| it == runner || true)",
+    },
+    Guard {
+        name: "a job that a runner has is given to nobody else",
+        file: "shared/src/runner/standing.rs",
+        with: "!self.held(now) && !self.cancel",
+        without: "!self.cancel",
+    },
+    Guard {
         name: "an effect has one id, however often it is tried",
         file: "shared/src/engine/call.rs",
         with: "format!(\"{id}:{born}:{key}\")",
