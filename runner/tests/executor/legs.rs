@@ -101,6 +101,28 @@ async fn a_message_that_comes_too_late_for_a_leg_makes_another_one() {
     assert_eq!(show("cyrus/eng-1/api:more.txt"), "more");
 }
 
+#[test]
+fn a_message_that_was_taken_outlives_us() {
+    let machine = twice(&closes(), &format!("{INIT}\n{CONTENT}\n{HEARS_OUT}"));
+    until_killed(&machine, async |watched| {
+        let mut started = machine.gate("started");
+        watched.start(&machine.job("k1", TaskKind::Builder)).await;
+        started.hear().await;
+        assert_eq!(watched.tell("k1", "m1", "And more.").await, Told::Accepted);
+    });
+    now(async {
+        // Held open until the agent has read it.
+        let mut go = machine.gate("go");
+        go.tell().await;
+        supervisor_gone(&machine, "k1/leg-1").await;
+        let mut watched = machine.executor();
+        watched.executor.resume().await.expect("resumed");
+        watched.succeeded("k1").await;
+        assert_eq!(machine.said()[1], "And more.");
+        assert_eq!(machine.runs(), 2);
+    });
+}
+
 #[tokio::test]
 async fn a_message_that_nobody_can_hear_any_more_is_told_with_the_result() {
     let spent = closes().replace(CONTENT, &cost(1.0, 1.0));
