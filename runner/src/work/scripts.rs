@@ -166,21 +166,20 @@ impl Run {
         env.extend(about(job));
         let attended = attend(shop, &process, &env).await?;
         let failed = match &attended.over {
-            Over::Exited(exit) => how(exit, self.seconds_max).map(|why| {
-                let said = process.complaint();
-                let from = said.len().saturating_sub(COMPLAINT_BYTES_MAX);
-                let from = (from..=said.len()).find(|it| said.is_char_boundary(*it));
-                match said[from.unwrap_or(said.len())..].trim() {
-                    "" => why,
-                    said => format!("{why}: {said}"),
-                }
-            }),
+            Over::Exited(exit) => how(exit, self.seconds_max),
             Over::Died | Over::Astray => Some("the runner lost sight of it".into()),
             Over::NeverBegun => Some("the runner's supervisor does not start it".into()),
         };
         match &failed {
             None => info!(key = job.key, "ran the script `{script}`"),
-            Some(why) => warn!(key = job.key, "the script `{script}` failed: {why}"),
+            Some(why) => {
+                // Only here: who reads the result need not be who may read what it says.
+                let said = process.complaint();
+                let from = said.len().saturating_sub(COMPLAINT_BYTES_MAX);
+                let from = (from..=said.len()).find(|it| said.is_char_boundary(*it));
+                let said = &said[from.unwrap_or(said.len())..];
+                warn!(key = job.key, said, "the script `{script}` failed: {why}");
+            }
         }
         Ok(failed.map(|why| format!("the script `{script}` failed: {why}")))
     }

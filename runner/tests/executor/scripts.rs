@@ -99,12 +99,13 @@ async fn a_script_that_fails_holds_up_nothing_and_is_named_where_the_agent_fails
     let mut watched = machine.executor();
     watched.start(&machine.job("k1", TaskKind::Builder)).await;
     let failure = watched.failed("k1").await;
+    let message = failure.message;
     assert!(
-        failure
-            .message
-            .contains("cyrus-setup.sh` failed: exit code 3: no database"),
-        "{failure:?}"
+        message.contains("cyrus-setup.sh` failed: exit code 3"),
+        "{message}"
     );
+    // What it said may be a secret, and the result is for everybody.
+    assert!(!message.contains("database"), "{message}");
 }
 
 #[tokio::test]
