@@ -119,6 +119,12 @@ const GUARDS: &[Guard] = &[
         without: "!self.cancel",
     },
     Guard {
+        name: "a runner is told to end what was stopped",
+        file: "shared/src/runner/standing.rs",
+        with: "_ if heard.cancel => Action::Cancel,",
+        without: "_ if false => Action::Cancel,",
+    },
+    Guard {
         name: "an effect has one id, however often it is tried",
         file: "shared/src/engine/call.rs",
         with: "format!(\"{id}:{born}:{key}\")",
