@@ -12,19 +12,19 @@ mod places;
 mod seen;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use shared::issue::{Failure, FailureClass, REASON_BYTES_MAX, RunResult, clip};
 use shared::ports::Job;
 
 pub(crate) use self::cost::{Cost, Spent, spent};
+pub(crate) use self::places::{at_hand, known, located};
 pub use self::places::{find_program, installed, locate, programs};
-pub(crate) use self::places::{known, located};
 pub(crate) use self::seen::{Ear, Seen};
 use crate::folder::{Exit, ExitWhy};
 
 /// The programs that the runner can work with.
-pub(crate) const AGENTS: &[&dyn Agent] = &[&claude::Claude, &codex::Codex];
+pub(crate) const AGENTS: &[&dyn Agent] = &[&claude::PLAIN, &codex::Codex];
 
 /// The end of the standard error that is told, bytes.
 const COMPLAINT_BYTES_MAX: usize = 500;
@@ -47,6 +47,11 @@ pub(crate) trait Agent: Send + Sync {
 
     /// What to do where the program is not there; goes on after a colon.
     fn remedy(&self) -> &'static str;
+
+    /// The same, as it is to be spoken to where it is this very file.
+    fn at(&self, _program: &Path) -> Option<&'static dyn Agent> {
+        None
+    }
 
     /// The variables that are its own access to its model, by how they begin.
     fn env_prefixes(&self) -> &'static [&'static str];

@@ -187,6 +187,7 @@ fn start(folder: &ProcessFolder, launch: &Launch) -> io::Result<(Child, Option<T
     let listener = match &launch.leg {
         Some(terms) => {
             let agent = known(&terms.agent).map_err(|it| io::Error::other(it.message))?;
+            let agent = agent.at(&launch.program).unwrap_or(agent);
             agent.listens().then_some((agent, terms.told))
         }
         None => None,

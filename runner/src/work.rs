@@ -30,7 +30,7 @@ use self::deliver::deliver;
 use self::legs::{Brought, Legs, unheard};
 pub(crate) use self::mail::{Mail, told};
 pub(crate) use self::progress::Watcher;
-use crate::agent::{Agent, known, located};
+use crate::agent::{Agent, at_hand, known, located};
 use crate::environment::AgentEnv;
 use crate::executor::Tenure;
 use crate::folder::{Folder, Site};
@@ -107,7 +107,8 @@ async fn steps(
     if let Some(ending) = folder.result()? {
         return Ok(ending);
     }
-    let agent = match known(&job.agent.program) {
+    let at_hand = at_hand(&job.agent.program, &shop.agents, shop.agent_env.path());
+    let agent = match at_hand {
         Ok(agent) => agent,
         Err(failure) => return Ok(unspent(failure)),
     };

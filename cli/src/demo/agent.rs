@@ -2,21 +2,21 @@
 //! does. The runner starts it like the real one, in a worktree, under a
 //! supervisor, with the clean environment; so it finds its script beside itself.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::script;
 
 /// The name under which this program is the agent.
 pub(crate) const NAME: &str = "claude";
 const SPEED_FILE: &str = "speed";
-/// Bytes of prompts that are read.
-const PROMPTS_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes of prompt that are read.
+const PROMPT_BYTES_MAX: u64 = 1024 * 1024;
 /// What one scripted minute costs, USD.
 const USD_PER_MINUTE: f64 = 0.02;
 
@@ -53,12 +53,10 @@ fn act() -> anyhow::Result<()> {
     let speed: f64 = std::fs::read_to_string(myself.with_file_name(SPEED_FILE))?
         .trim()
         .parse()?;
-    // As `--input-format stream-json` has it: a message in each line, until the
-    // input ends.
-    let mut messages = BufReader::new(std::io::stdin().take(PROMPTS_BYTES_MAX)).lines();
-    let first = messages.next().context("there is no prompt")??;
-    let first: Value = serde_json::from_str(&first).context("the prompt is no message")?;
-    let prompt = first["message"]["content"].as_str().unwrap_or_default();
+    let mut prompt = String::new();
+    std::io::stdin()
+        .take(PROMPT_BYTES_MAX)
+        .read_to_string(&mut prompt)?;
     let task = prompt
         .lines()
         .find_map(|line| line.strip_prefix("Task: "))
@@ -86,9 +84,5 @@ fn act() -> anyhow::Result<()> {
         None => result["structured_output"] = script::plan(),
     }
     println!("{result}");
-    for message in messages {
-        message?;
-        println!("{result}");
-    }
     Ok(())
 }

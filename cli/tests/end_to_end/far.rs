@@ -179,7 +179,9 @@ pub(crate) async fn control_plane() -> Town {
 /// One with an agent that waits for a word.
 pub(crate) async fn patient_control_plane() -> Town {
     let mut town = control_plane().await;
-    let agent = town.folder.path().join("bin/patient");
+    // Where the real program would lie: so it is spoken to while it works.
+    let agent = town.folder.path().join("bin/claude-code/patient");
+    fs::create_dir(town.folder.path().join("bin/claude-code")).expect("a folder");
     fs::write(&agent, PATIENT).expect("written");
     fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).expect("made executable");
     town.variables

@@ -1,7 +1,10 @@
 //! Claude Code, as measured with 2.1.329 (and, where said, 2.1.197).
 //!
 //! It runs with `-p`, reads its prompt and all further messages as lines of JSON
-//! on its standard input, and prints lines of JSON.
+//! on its standard input, and prints lines of JSON. A program that is called
+//! `claude` and is not what Anthropic installs (a wrapper, a script) gets the
+//! prompt alone, as a text that ends: that is what such programs rely on. Messages
+//! for it make further legs.
 //!
 //! What it does with messages (2.1.329, each seen more than once):
 //!
@@ -22,6 +25,8 @@
 //!   after a failure too, and the last result decides its exit code.
 //! * With `--max-budget-usd` used up, each further message brings
 //!   `error_max_budget_usd` at once.
+//! * 2.1.197 does the same, but has no `command_lifecycle`: it counts as idle at
+//!   each result, which loses nothing either.
 //!
 //! What it says about cost: `total_cost_usd` counts up from result to result,
 //! and after `--resume` goes on from where the session stood on 2.1.329 but from
@@ -29,6 +34,8 @@
 //! which tells them apart. A process that got TERM has written its cost into the
 //! session's count, one that got KILL has not: the count after it is too low.
 //! `--max-budget-usd` looks at the process alone, after each turn.
+
+use std::path::Path;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -48,14 +55,13 @@ const ENV: [(&str, &str); 2] = [
 ];
 
 /// How it is called whatever the job.
-const ALWAYS: [&str; 6] = [
-    "-p",
-    "--input-format",
-    "stream-json",
-    "--output-format",
-    "stream-json",
-    "--verbose",
-];
+const ALWAYS: [&str; 4] = ["-p", "--output-format", "stream-json", "--verbose"];
+/// How it is called to listen.
+const LISTENING: [&str; 2] = ["--input-format", "stream-json"];
+/// Where the real program lies: `…/@anthropic-ai/claude-code…/` by npm,
+/// `…/claude/versions/2.1.329` by its own installer, `…/claude-code/…` by Homebrew.
+const PACKAGE: &str = "claude-code";
+const VERSIONS: &str = "claude/versions";
 
 /// What an agent that changes files may use where the configuration names
 /// nothing: all but a shell. `Edit(**)` covers writing, within the worktree.
@@ -85,7 +91,13 @@ const MCP_PREFIX: &str = "mcp__";
 /// The inputs of tools that say what a call is about.
 const TELLING_INPUTS: [&str; 5] = ["file_path", "command", "pattern", "description", "url"];
 
-pub(super) struct Claude;
+pub(super) struct Claude {
+    listens: bool,
+}
+
+/// A program of which nothing is known but its name.
+pub(super) const PLAIN: Claude = Claude { listens: false };
+static REAL: Claude = Claude { listens: true };
 
 impl Agent for Claude {
     fn name(&self) -> &'static str {
@@ -105,6 +117,15 @@ impl Agent for Claude {
          program in CLAUDE_BIN"
     }
 
+    fn at(&self, program: &Path) -> Option<&'static dyn Agent> {
+        let real = std::fs::canonicalize(program).ok()?;
+        let folder = real.parent()?;
+        let packed = folder
+            .components()
+            .any(|it| it.as_os_str().to_string_lossy().starts_with(PACKAGE));
+        (packed || folder.ends_with(VERSIONS)).then_some(&REAL as &dyn Agent)
+    }
+
     fn env_prefixes(&self) -> &'static [&'static str] {
         &["ANTHROPIC_", "CLAUDE_CODE_"]
     }
@@ -114,14 +135,21 @@ impl Agent for Claude {
     }
 
     fn args(&self, job: &Job, leg: &Leg) -> Vec<String> {
-        args(job, leg)
+        let mut args = args(job, leg);
+        if self.listens {
+            args.extend(LISTENING.map(str::to_owned));
+        }
+        args
     }
 
     fn listens(&self) -> bool {
-        true
+        self.listens
     }
 
     fn said(&self, id: &str, text: &str) -> Vec<u8> {
+        if !self.listens {
+            return text.as_bytes().to_vec();
+        }
         let message = json!({
             "type": "user",
             "uuid": uuid(id),

@@ -49,6 +49,17 @@ pub(crate) fn known(name: &str) -> Result<&'static dyn Agent, Failure> {
     })
 }
 
+/// The agent that a job asks for, as it is to be spoken to on this machine.
+pub(crate) fn at_hand(
+    name: &str,
+    programs: &BTreeMap<String, PathBuf>,
+    path: &str,
+) -> Result<&'static dyn Agent, Failure> {
+    let agent = known(name)?;
+    let program = located(agent, programs, path).ok();
+    Ok(program.and_then(|it| agent.at(&it)).unwrap_or(agent))
+}
+
 /// Where the program of an agent is, or what to do about it.
 pub(crate) fn located(
     agent: &dyn Agent,

@@ -66,7 +66,9 @@ impl Machine {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         fs::create_dir(at("home")).expect("a home");
-        let script = at("home").join("claude");
+        // Where the real one would lie: so it is spoken to while it works.
+        fs::create_dir(at("home/claude-code")).expect("a folder");
+        let script = at("home/claude-code/claude");
         write_script(&script, &format!("{BEGINS}{agent}\n"), 0o755);
         for gate in GATES {
             let made = Command::new("mkfifo").arg(at("home").join(gate)).status();

@@ -10,7 +10,7 @@ use super::*;
 use crate::folder::Exit;
 
 fn replay(file: &str, exit: &Exit, asked: bool) -> Ending {
-    outcome(&Claude, &recorded(file)[..], exit, "", asked).expect("a file can be read")
+    outcome(&REAL, &recorded(file)[..], exit, "", asked).expect("a file can be read")
 }
 
 /// The recordings in which an answer of a given form was asked for.
@@ -54,7 +54,7 @@ fn every_recording_ends_as_it_was_seen_to() {
         if let Ok(result) = &ending.result {
             assert_eq!(result.answer.is_some(), asked(file), "{file}");
         }
-        let seen = read(&Claude, &recorded(file));
+        let seen = read(&REAL, &recorded(file));
         assert_eq!(seen.idle, row.ends != "0", "{file}");
         // One that never came as far as an event has no session to take up.
         assert_eq!(seen.session.is_some(), seen.events > 0, "{file}");
@@ -77,7 +77,7 @@ fn every_recording_ends_as_it_was_seen_to() {
 #[test]
 fn a_session_taken_up_again_is_counted_once() {
     let legs = |names: [&str; 2]| {
-        names.map(|it| read(&Claude, &recorded(&format!("claude-stream-{it}.jsonl"))).cost)
+        names.map(|it| read(&REAL, &recorded(&format!("claude-stream-{it}.jsonl"))).cost)
     };
     let close = |a: f64, b: f64| (a - b).abs() < 1e-9;
     // Each of three turns is 0.00459; the first process had three, the second one.
@@ -207,7 +207,7 @@ fn a_recording_cut_or_spoilt_anywhere_is_no_success_and_no_panic() {
     let whole = recorded("claude-stream-success.jsonl");
     // Without its last byte it lacks the line's end only.
     for end in (0..whole.len() - 2).step_by(97) {
-        let judged = judged(&Claude, &whole[..end], &exited(0), false);
+        let judged = judged(&REAL, &whole[..end], &exited(0), false);
         assert!(judged.is_err(), "cut at {end}: {judged:?}");
     }
     for bad in [
@@ -218,12 +218,12 @@ fn a_recording_cut_or_spoilt_anywhere_is_no_success_and_no_panic() {
         "[]",
         "\u{0}",
     ] {
-        let judged = judged(&Claude, bad.as_bytes(), &exited(0), true);
+        let judged = judged(&REAL, bad.as_bytes(), &exited(0), true);
         assert!(judged.is_err(), "{bad}");
     }
     for odd in ["-1", "1e999", "\"1\"", "null", "{}"] {
         let line = format!(r#"{{"type":"result","is_error":false,"total_cost_usd":{odd}}}"#);
-        assert_eq!(read(&Claude, line.as_bytes()).cost, None, "{odd}");
+        assert_eq!(read(&REAL, line.as_bytes()).cost, None, "{odd}");
     }
 }
 
@@ -247,7 +247,7 @@ fn called(job: &Job) -> Vec<String> {
         cost_max: job.cost_max,
         ..Leg::default()
     };
-    Claude.args(job, &leg)
+    REAL.args(job, &leg)
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn a_session_is_taken_up_with_what_is_left_of_the_money() {
         cost_max: Some(0.125),
         ..Leg::default()
     };
-    let args = Claude.args(&job(TaskKind::Builder), &leg);
+    let args = REAL.args(&job(TaskKind::Builder), &leg);
     assert_eq!(flags_of(&args, "--resume"), ["0f3c"]);
     assert_eq!(flags_of(&args, "--max-budget-usd"), ["0.125"]);
     assert!(!called(&job(TaskKind::Builder)).contains(&"--resume".into()));
@@ -316,7 +316,7 @@ fn a_trusted_repository_brings_its_own_settings_and_servers() {
 #[test]
 fn what_is_said_is_one_line_and_the_same_id_is_the_same_message() {
     let said = |id: &str, text: &str| -> Value {
-        let bytes = Claude.said(id, text);
+        let bytes = REAL.said(id, text);
         assert_eq!(bytes.iter().filter(|it| **it == b'\n').count(), 1);
         assert_eq!(bytes.last(), Some(&b'\n'));
         serde_json::from_slice(&bytes).expect("JSON")
@@ -341,7 +341,7 @@ fn lines(text: &str) -> Seen {
             None if line.trim() == "init" => r#"{"type":"system","subtype":"init"}"#.into(),
             None => format!(r#"{{"type":"{}"}}"#, line.trim()),
         };
-        Claude.read(line.as_bytes(), &mut seen);
+        REAL.read(line.as_bytes(), &mut seen);
     }
     seen
 }
@@ -377,12 +377,46 @@ fn what_it_does_just_now_is_told() {
         .lines()
         .find(|it| it.contains(r#""type":"tool_use""#))
         .expect("a tool");
-    let note = read(&Claude, tool.as_bytes()).note.expect("a note");
+    let note = read(&REAL, tool.as_bytes()).note.expect("a note");
     assert!(
         note.starts_with("Bash ") || note.starts_with("Write "),
         "{note}"
     );
     let retry = recorded("claude-stream-sigterm-retry.jsonl");
-    let note = read(&Claude, &retry).note.expect("a note");
+    let note = read(&REAL, &retry).note.expect("a note");
     assert!(note.starts_with("asks the model service again: "), "{note}");
+}
+
+#[test]
+fn only_the_real_program_is_spoken_to_while_it_works() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = |path: &str| {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(&path, "").expect("written");
+        path
+    };
+    let by_npm = place("lib/node_modules/@anthropic-ai/claude-code-linux-x64/claude");
+    let by_itself = place("share/claude/versions/2.1.329");
+    let link = folder.path().join("claude");
+    std::os::unix::fs::symlink(&by_npm, &link).expect("a link");
+    for real in [by_npm, by_itself, link] {
+        let agent = PLAIN.at(&real).expect("it is the real one");
+        let args = agent.args(&job(TaskKind::Builder), &Leg::default());
+        assert!(
+            agent.listens() && args.ends_with(&LISTENING.map(str::to_owned)),
+            "{args:?}"
+        );
+        assert!(agent.said("m", "Hello").starts_with(b"{"));
+    }
+    for other in [
+        place("bin/claude"),
+        place("claude-code"),
+        place("other/claude/2.1.329"),
+    ] {
+        assert!(PLAIN.at(&other).is_none(), "{}", other.display());
+    }
+    let args = PLAIN.args(&job(TaskKind::Builder), &Leg::default());
+    assert!(!PLAIN.listens() && !args.contains(&LISTENING[0].to_owned()));
+    assert_eq!(PLAIN.said("m", "Hello"), b"Hello");
 }
