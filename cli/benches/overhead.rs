@@ -23,8 +23,8 @@ const GLANCE: Duration = Duration::from_millis(10);
 
 /// An agent that plans for a while, or builds for a while.
 const AGENT: &str = r#"#!/bin/sh
-IFS= read -r prompt
-task=$(printf '%s\n' "$prompt" | sed -n 's/.*\\nTask: \([^ ]*\).*/\1/p')
+prompt=$(cat)
+task=$(printf '%s\n' "$prompt" | sed -n 's/^Task: \([^ ]*\).*/\1/p' | head -1)
 if [ "$task" = plan ]; then
   sleep PLAN
   plan='{"summary":"three","tasks":[{"id":"a","title":"A","kind":"builder","prompt":"a"},{"id":"b","title":"B","kind":"builder","prompt":"b"},{"id":"c","title":"C","kind":"builder","prompt":"c"}]}'

@@ -14,8 +14,7 @@ use crate::cloud::{Cloud, cyrus, until};
 /// An agent that says what it begins, waits for a word with what is surveyed,
 /// and changes a file where that is asked for.
 const AGENT: &str = r#"#!/bin/sh
-IFS= read -r prompt
-task=$(printf '%s\n' "$prompt" | sed -n 's/.*\\nTask: \([^ ]*\).*/\1/p')
+task=$(sed -n 's/^Task: \([^ ]*\).*/\1/p')
 answer='"result":"It is done."'
 echo '{"type":"system","subtype":"init","session_id":"s","tools":[],"mcp_servers":[]}'
 echo "$task" >> "$HOME/begun"
