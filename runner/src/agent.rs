@@ -127,23 +127,6 @@ pub(crate) fn judge(
     })
 }
 
-/// What the only process of a job has brought.
-#[cfg(test)]
-pub(crate) fn outcome(
-    agent: &dyn Agent,
-    output: impl std::io::BufRead,
-    exit: &Exit,
-    complaint: &str,
-    asked: bool,
-) -> std::io::Result<shared::issue::Ending> {
-    let seen = Seen::of(agent, output)?;
-    let unspent = matches!(exit.why, ExitWhy::NotStarted { .. }).then(Cost::default);
-    Ok(shared::issue::Ending {
-        result: judge(agent, &seen, exit, complaint, asked),
-        cost_usd: spent([seen.cost.or(unspent)]).usd,
-    })
-}
-
 /// Whatever a program printed: what was done to it decides.
 fn cut_short(exit: &Exit) -> Option<Blame> {
     Some(match &exit.why {

@@ -47,27 +47,6 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// All that an agent printed.
-    #[cfg(test)]
-    pub(super) fn of(
-        agent: &dyn Agent,
-        mut output: impl std::io::BufRead,
-    ) -> std::io::Result<Self> {
-        let mut seen = Self::default();
-        let mut ear = Ear::default();
-        loop {
-            let bytes = output.fill_buf()?;
-            if bytes.is_empty() {
-                break;
-            }
-            let read = bytes.len();
-            ear.hear(agent, bytes, &mut seen);
-            output.consume(read);
-        }
-        ear.end(agent, &mut seen);
-        Ok(seen)
-    }
-
     /// An event, if the line is one.
     pub(super) fn event(&mut self, line: &[u8]) -> Option<Value> {
         let event = serde_json::from_slice::<Value>(line).ok()?;

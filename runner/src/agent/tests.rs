@@ -86,7 +86,10 @@ pub(super) fn recorded_exit(words: &str) -> Exit {
 
 /// What these bytes say.
 pub(super) fn read(agent: &dyn Agent, output: &[u8]) -> Seen {
-    Seen::of(agent, output).expect("bytes can be read")
+    let (mut ear, mut seen) = (Ear::default(), Seen::default());
+    ear.hear(agent, output, &mut seen);
+    ear.end(agent, &mut seen);
+    seen
 }
 
 pub(super) fn judged(

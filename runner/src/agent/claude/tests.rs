@@ -5,12 +5,16 @@ use std::collections::BTreeMap;
 use shared::issue::{AgentPolicy, Ending, TaskKind};
 
 use super::super::tests::{exited, files, job, judged, read, recorded, recorded_exit, rows};
-use super::super::{outcome, spent};
+use super::super::{judge, spent};
 use super::*;
 use crate::folder::Exit;
 
 fn replay(file: &str, exit: &Exit, asked: bool) -> Ending {
-    outcome(&REAL, &recorded(file)[..], exit, "", asked).expect("a file can be read")
+    let seen = read(&REAL, &recorded(file));
+    Ending {
+        result: judge(&REAL, &seen, exit, "", asked),
+        cost_usd: seen.cost.map(|it| it.own),
+    }
 }
 
 /// The recordings in which an answer of a given form was asked for.
