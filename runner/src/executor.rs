@@ -200,6 +200,13 @@ impl LocalExecutor {
 }
 
 impl LocalExecutor {
+    /// Was this job ever accepted, and is it not forgotten yet?
+    pub(crate) fn knows(&self, key: &str) -> bool {
+        let folder = Folder::of(&self.inner.jobs, key);
+        // One that cannot be read is one.
+        folder.is_some_and(|it| it.accepted().map_or(true, |it| it.is_some()))
+    }
+
     /// What a job that ended with a pull request has changed, as the clone tells.
     pub(crate) async fn made(&self, key: &str) -> Option<Made> {
         let folder = Folder::of(&self.inner.jobs, key)?;

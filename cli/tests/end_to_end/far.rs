@@ -167,9 +167,14 @@ pub(crate) async fn until(what: &str, is: impl Fn() -> bool) {
 
 /// A service without agents of its own.
 pub(crate) async fn control_plane() -> Town {
+    patient_with_runners(HEARTBEAT_SECONDS).await
+}
+
+/// The same with leases of three times so long.
+pub(crate) async fn patient_with_runners(heartbeat_seconds: f64) -> Town {
     let mut town = Town::new("local-only", "auto", cloud).await;
     let mut config = town.stage.config("local-only", "auto");
-    config["runner"] = json!({ "concurrency": 0, "heartbeatSeconds": HEARTBEAT_SECONDS });
+    config["runner"] = json!({ "concurrency": 0, "heartbeatSeconds": heartbeat_seconds });
     town.stage.configure(&config).expect("a configuration");
     town.variables
         .insert("CYRUS_RUNNER_TOKEN".into(), TOKEN.into());

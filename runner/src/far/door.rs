@@ -61,13 +61,12 @@ async fn take(State(door): State<Arc<Door>>, request: Request) -> Response {
         Err(refusal) => return refusal,
     };
     let _one_at_a_time = door.taking.lock().await;
-    match door.tender.check(&job).await {
+    match door.tender.check(&job) {
         Ok(()) => {}
         Err(NotTaken::Unfit(why)) => return refusal(StatusCode::UNPROCESSABLE_ENTITY, &why),
         Err(NotTaken::Known) => {
             return refusal(StatusCode::CONFLICT, "the job is worked on here already");
         }
-        Err(NotTaken::Broken(why)) => return broken(&job, &why),
     }
     let Ok(slot) = Arc::clone(&door.slots).try_acquire_owned() else {
         return refusal(StatusCode::TOO_MANY_REQUESTS, "there is no free slot");

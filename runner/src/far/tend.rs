@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use shared::issue::{Ending, Failure, FailureClass, Repository, RunId, Sight, Time, clip};
-use shared::ports::{Executor as _, Message, Settlement, Told};
+use shared::ports::{Executor as _, Message, Told};
 use shared::runner::document::{Action, HeartbeatDoc, JobDoc, ResultDoc};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -196,8 +196,6 @@ pub(super) enum NotTaken {
     Unfit(String),
     /// It is, or was, worked on here already.
     Known,
-    /// It cannot be kept; why.
-    Broken(String),
 }
 
 /// Tends to jobs, each in a task of its own.
@@ -216,7 +214,7 @@ pub(super) struct Tender {
 
 impl Tender {
     /// Why a job that was pushed is not taken, if it is not.
-    pub(super) async fn check(&self, doc: &JobDoc) -> Result<(), NotTaken> {
+    pub(super) fn check(&self, doc: &JobDoc) -> Result<(), NotTaken> {
         let wrong = |why: String| Err(NotTaken::Unfit(why));
         if !self.bonds.control.owns(&doc.callback) {
             return wrong(format!(
@@ -227,9 +225,9 @@ impl Tender {
         let Some(key) = local_key(doc) else {
             return wrong("the job has a name that no folder can have".into());
         };
-        let Some(repository) = self.repository(doc) else {
+        if self.repository(doc).is_none() {
             return wrong(self.without_repository(doc));
-        };
+        }
         if !self.agents.contains(&doc.agent.program) {
             return wrong(format!(
                 "the runner `{}` has no agent program `{}`",
@@ -242,15 +240,13 @@ impl Tender {
             return Err(NotTaken::Known);
         }
         // What has ended here is remembered for longer than any signature is good.
-        let job = doc.clone().into_job(key, repository.clone());
-        match self.executor.settle(&job).await {
-            Ok(Settlement::Absent { .. }) => Ok(()),
-            Ok(Settlement::Found(_)) => Err(NotTaken::Known),
-            Err(fault) => Err(NotTaken::Broken(fault.to_string())),
+        if self.executor.knows(&key) {
+            return Err(NotTaken::Known);
         }
+        Ok(())
     }
 
-    /// Writes down a job that was pushed: it is taken. [`Tender::begin`] begins it.
+    /// Writes down a job: it is taken. [`Tender::begin`] begins it.
     pub(super) fn keep(&self, doc: &JobDoc) -> io::Result<()> {
         let Some(key) = local_key(doc) else {
             return Err(io::ErrorKind::InvalidFilename.into());
@@ -273,36 +269,32 @@ impl Tender {
         )
     }
 
-    /// A job that was just leased: confirmed, written down, done.
+    /// A job that was just leased: written down, confirmed, done. It is written
+    /// down first: who has confirmed it and knows of it no more seems to have begun.
     pub(super) async fn begin(&self, doc: JobDoc) {
         let Some(key) = local_key(&doc) else {
             error!(job = doc.job, "a job has a name that no folder can have");
             return;
         };
+        let kept = self.keep(&doc);
         let hold = self.bonds.take(key, doc);
-        let confirmed = tokio::select! {
-            beat = self.bonds.surely(&hold) => beat,
-            () = self.stop_asked() => return,
-        };
-        match confirmed {
-            Beat::Ours | Beat::Told(_) => {}
-            Beat::Unwanted => {
-                let failure = Failure {
-                    class: FailureClass::Cancelled,
-                    message: "the run was stopped before it began".into(),
-                };
-                return self.report(&hold, unspent(failure)).await;
-            }
-            Beat::NotOurs => return self.lose(&hold).await,
-        }
-        info!(job = hold.key, task = %hold.doc.task.id, issue = hold.doc.issue.identifier, "took a job");
-        if let Err(why) = self.leases.keep(&hold.key, &hold.doc) {
+        if let Err(why) = kept {
             let failure = Failure {
                 class: FailureClass::Outage,
                 message: format!("the runner cannot write down that it has the job: {why}"),
             };
             return self.report(&hold, unspent(failure)).await;
         }
+        let confirmed = tokio::select! {
+            beat = self.bonds.surely(&hold) => beat,
+            () = self.stop_asked() => return,
+        };
+        match confirmed {
+            Beat::Ours | Beat::Told(_) => {}
+            Beat::Unwanted => return self.report(&hold, unspent(not_begun())).await,
+            Beat::NotOurs => return self.lose(&hold).await,
+        }
+        info!(job = hold.key, task = %hold.doc.task.id, issue = hold.doc.issue.identifier, "took a job");
         self.tend(hold).await;
     }
 
@@ -312,8 +304,13 @@ impl Tender {
         let key = local_key(&doc)?;
         let hold = self.bonds.take(key, doc);
         match self.bonds.surely(&hold).await {
-            // What is not wanted is told so again by the next heartbeat.
-            Beat::Ours | Beat::Told(_) | Beat::Unwanted => Some(hold),
+            Beat::Ours | Beat::Told(_) => Some(hold),
+            Beat::Unwanted if !self.executor.knows(&hold.key) => {
+                self.report(&hold, unspent(not_begun())).await;
+                None
+            }
+            // It is told so again by the next heartbeat.
+            Beat::Unwanted => Some(hold),
             Beat::NotOurs => {
                 self.lose(&hold).await;
                 None
@@ -491,6 +488,13 @@ impl Tender {
     async fn stop_asked(&self) {
         let mut stopped = self.stopped.clone();
         let _ = stopped.wait_for(|it| *it).await;
+    }
+}
+
+fn not_begun() -> Failure {
+    Failure {
+        class: FailureClass::Cancelled,
+        message: "the run was stopped before it began".into(),
     }
 }
 

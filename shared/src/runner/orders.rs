@@ -44,7 +44,7 @@ impl Executor for FarRunners {
             .await
             .map_err(transient)?;
         let kept = Kept::Open(Standing::new(job, self.now()));
-        for _ in 0..CONFLICTS_MAX {
+        for tries in 0..CONFLICTS_MAX {
             let seen = match self.read::<Kept>(JOBS, key).await.map_err(transient)? {
                 Some((_, Kept::Open(it))) => {
                     let begun = it.sight(self.now()) == Sight::Working;
@@ -52,7 +52,13 @@ impl Executor for FarRunners {
                 }
                 Some((_, Kept::Over(_))) => return Ok(started(key, true)),
                 // Put there before us: we are the start that comes after it.
-                Some((version, Kept::Barred)) => version,
+                Some((version, Kept::Barred)) if tries == 0 => version,
+                // Somebody has found out meanwhile that there is no such job.
+                Some((_, Kept::Barred)) => {
+                    return Err(Fault::Transient {
+                        why: "the job was looked for while it was put into the queue".into(),
+                    });
+                }
                 None => 0,
             };
             // From here on it may have come in although we are told otherwise.
@@ -65,14 +71,6 @@ impl Executor for FarRunners {
                 self.offer(key).await;
                 return Ok(started(key, false));
             }
-            if let Some((_, Kept::Barred)) =
-                self.read::<Kept>(JOBS, key).await.map_err(ambiguous)?
-            {
-                // Somebody has found out meanwhile that there is no such job.
-                return Err(Fault::Transient {
-                    why: "the job was looked for while it was put into the queue".into(),
-                });
-            }
         }
         Err(ambiguous(contended(key)))
     }
@@ -84,16 +82,15 @@ impl Executor for FarRunners {
             return Ok(Settlement::Found(started(key, true)));
         }
         for _ in 0..CONFLICTS_MAX {
-            let seen;
-            match self.read::<Kept>(JOBS, key).await.map_err(transient)? {
+            let seen = match self.read::<Kept>(JOBS, key).await.map_err(transient)? {
                 Some((_, Kept::Open(it))) => {
                     let begun = it.sight(self.now()) == Sight::Working;
                     return Ok(Settlement::Found(started(key, begun)));
                 }
                 Some((_, Kept::Over(_))) => return Ok(Settlement::Found(started(key, true))),
-                Some((version, Kept::Barred)) => seen = version,
-                None => seen = 0,
-            }
+                Some((version, Kept::Barred)) => version,
+                None => 0,
+            };
             // The write whose answer was lost may still be on its way. Written
             // anew where it stands already, for that write may have seen it.
             let until = self.now().checked_add(BARRED).ok();

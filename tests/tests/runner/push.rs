@@ -11,7 +11,7 @@ use axum::routing::post;
 use secrecy::SecretString;
 use serde_json::Value;
 use shared::issue::{RunId, Sight, Time};
-use shared::ports::{Clock as _, Executor as _};
+use shared::ports::Executor as _;
 use shared::runner::document::JobDoc;
 use shared::runner::push::Push;
 use shared::runner::queue::{Heartbeat, Report};
