@@ -153,7 +153,7 @@ async fn steps(
     };
     Ok(Ending {
         result,
-        cost_usd: spent.usd,
+        cost_usd: spent.usd.filter(|_| spent.whole),
     })
 }
 

@@ -88,6 +88,19 @@ const READING_TOOLS: [&str; 7] = [
 const CHANGING_TOOLS: [&str; 4] = ["Bash", "Edit", "Write", "NotebookEdit"];
 const MCP_PREFIX: &str = "mcp__";
 
+/// USD for a million tokens, in and out, by what a model's name contains: list
+/// prices, those of Sonnet as Claude Code 2.1.329 counts them, the others from
+/// memory. They only bound what a process may have spent that died.
+const PRICES: [(&str, (f64, f64)); 2] = [("haiku", (1.0, 5.0)), ("sonnet", (3.0, 15.0))];
+const DEAREST: (f64, f64) = (15.0, 75.0);
+/// As many times the price of what goes in.
+const CACHE_WRITE: f64 = 2.0;
+const CACHE_READ: f64 = 0.1;
+/// A token is not shorter on average, written as JSON.
+const BYTES_PER_TOKEN: f64 = 2.0;
+/// Longer ids are not told apart, bytes.
+const ID_BYTES_MAX: usize = 128;
+
 /// The inputs of tools that say what a call is about.
 const TELLING_INPUTS: [&str; 5] = ["file_path", "command", "pattern", "description", "url"];
 
@@ -169,6 +182,9 @@ impl Agent for Claude {
         match (text("type"), text("subtype")) {
             (Some("result"), _) => {
                 seen.cost = cost(&event, seen.cost);
+                if seen.cost.is_some() {
+                    seen.guess = Some(0.0);
+                }
                 seen.end = Some(event);
                 seen.rests();
             }
@@ -177,9 +193,13 @@ impl Agent for Claude {
                     seen.set_error(error);
                 }
                 seen.at_work();
+                count(&event, seen);
                 note(&event, seen);
             }
-            (Some("user"), _) | (Some("system"), Some("init")) => seen.at_work(),
+            (Some("user"), _) | (Some("system"), Some("init")) => {
+                seen.at_work();
+                seen.guess.get_or_insert(0.0);
+            }
             (Some("system"), Some("api_retry")) => {
                 let why = text("error").unwrap_or("it gave no reason");
                 seen.set_note(&format!("asks the model service again: {why}"));
@@ -314,15 +334,40 @@ fn cost(result: &Value, before: Option<Cost>) -> Option<Cost> {
             Cost {
                 own: before.map_or(0.0, |it| it.own) + models.sum::<f64>(),
                 session: Some(total),
-                grows: false,
+                ..Cost::default()
             }
         }
         None => Cost {
             own: total,
-            session: None,
-            grows: false,
+            ..Cost::default()
         },
     })
+}
+
+/// Counts what a message of the model may cost. It comes in pieces, each with
+/// the whole of what went in; what came out is told only at the end, by `result`.
+fn count(event: &Value, seen: &mut Seen) {
+    let Some(message) = event.get("message") else {
+        return;
+    };
+    let text = |key: &str| message.get(key).and_then(Value::as_str);
+    let model = text("model").unwrap_or_default();
+    let prices = PRICES.iter().find(|(family, _)| model.contains(family));
+    let (input, output) = prices.map_or(DEAREST, |(_, prices)| *prices);
+    let tokens = |key: &str| {
+        let count = message.get("usage").and_then(|it| it.get(key)?.as_f64());
+        count.filter(|it| *it >= 0.0).unwrap_or_default()
+    };
+    let written = message.get("content").map_or(0, |it| it.to_string().len()) as f64;
+    let mut usd = (written / BYTES_PER_TOKEN).max(tokens("output_tokens")) * output;
+    let id = text("id").map(|it| clip(it, ID_BYTES_MAX));
+    if id.is_none() || seen.counted != id {
+        seen.counted = id;
+        let cached = tokens("cache_creation_input_tokens") * CACHE_WRITE
+            + tokens("cache_read_input_tokens") * CACHE_READ;
+        usd += (tokens("input_tokens") + cached) * input;
+    }
+    seen.guess = Some(seen.guess.unwrap_or_default() + usd / 1e6);
 }
 
 /// What a message of the model says that it does.

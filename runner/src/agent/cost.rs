@@ -12,6 +12,10 @@ pub(crate) struct Cost {
     pub(crate) session: Option<f64>,
     /// It has worked on since it said so, and may have cost more.
     pub(crate) grows: bool,
+    /// So much more, as its tokens tell. An estimate: of the turn that it was in
+    /// nothing is known.
+    #[serde(default)]
+    pub(crate) guess: f64,
 }
 
 /// What the legs of a job have cost.
@@ -21,6 +25,9 @@ pub(crate) struct Spent {
     pub(crate) usd: Option<f64>,
     /// No leg has cost more than that.
     pub(crate) whole: bool,
+    /// What they may have cost, but for the turns in which they were cut off;
+    /// `None`: nobody knows.
+    pub(crate) perhaps: Option<f64>,
 }
 
 /// Adds up the legs of a job, in their order; `None` is a leg of whose cost
@@ -33,21 +40,24 @@ pub(crate) struct Spent {
 pub(crate) fn spent(legs: impl IntoIterator<Item = Option<Cost>>) -> Spent {
     let mut own: Option<f64> = None;
     let mut session: Option<f64> = None;
-    let mut whole = true;
+    let (mut whole, mut known, mut guess) = (true, true, 0.0);
     for leg in legs {
         let Some(cost) = leg else {
-            whole = false;
+            (whole, known) = (false, false);
             continue;
         };
         whole &= !cost.grows;
+        guess += cost.guess;
         own = Some(own.unwrap_or_default() + cost.own);
         session = cost.session.map_or(session, |it| {
             Some(session.map_or(it, |before| before.max(it)))
         });
     }
+    let usd = own.map(|it| session.map_or(it, |all| it.max(all)));
     Spent {
-        usd: own.map(|it| session.map_or(it, |all| it.max(all))),
+        usd,
         whole,
+        perhaps: usd.filter(|_| known).map(|it| it + guess),
     }
 }
 
@@ -60,15 +70,13 @@ mod tests {
             own,
             session,
             grows: false,
+            guess: 0.0,
         })
     }
 
     fn check(legs: &[Option<Cost>], usd: Option<f64>, whole: bool) {
-        assert_eq!(
-            spent(legs.iter().copied()),
-            Spent { usd, whole },
-            "{legs:?}"
-        );
+        let sum = spent(legs.iter().copied());
+        assert_eq!((sum.usd, sum.whole), (usd, whole), "{legs:?}");
     }
 
     #[test]
@@ -105,7 +113,10 @@ mod tests {
             own: 0.5,
             session: None,
             grows: true,
+            guess: 0.25,
         };
         check(&[Some(cut)], Some(0.5), false);
+        assert_eq!(spent([Some(cut), leg(0.5, None)]).perhaps, Some(1.25));
+        assert_eq!(spent([Some(cut), None]).perhaps, None, "nobody knows");
     }
 }

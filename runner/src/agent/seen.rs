@@ -29,6 +29,10 @@ pub(crate) struct Seen {
     /// The latest thing that it did, in one short line.
     pub(crate) note: Option<String>,
     pub(crate) cost: Option<Cost>,
+    /// What it may have cost since, USD, as its tokens tell; `None`: they tell nothing.
+    pub(crate) guess: Option<f64>,
+    /// The message whose tokens were counted last.
+    pub(super) counted: Option<String>,
     /// It has answered all that it has taken in, and waits for more: its standard
     /// input may be closed. What was written before is still worked on then.
     pub(crate) idle: bool,
@@ -47,6 +51,23 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
+    /// What it has cost if it ended here. `cut`: not by itself.
+    pub(crate) fn spent(&self, cut: bool) -> Option<Cost> {
+        let guess = self.guess.unwrap_or_default();
+        match self.cost {
+            Some(cost) => Some(Cost {
+                grows: cost.grows || cut,
+                guess,
+                ..cost
+            }),
+            None => self.guess.map(|guess| Cost {
+                grows: true,
+                guess,
+                ..Cost::default()
+            }),
+        }
+    }
+
     /// An event, if the line is one.
     pub(super) fn event(&mut self, line: &[u8]) -> Option<Value> {
         let event = serde_json::from_slice::<Value>(line).ok()?;

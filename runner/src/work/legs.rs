@@ -5,9 +5,11 @@
 //!
 //! All legs together keep the job's limits. Its time runs from the first leg's
 //! beginning, whether an agent works or not. Of its money each leg may spend what
-//! the legs before are known to have left. A leg that died without a last word may
-//! have spent all that it was allowed, so under a limit it is the last one:
-//! whether more is spent is for those to decide who set the limit.
+//! the legs before have left. What a leg has spent that died without a last word is
+//! estimated by its tokens, but for the turn in which it died: a capped run
+//! overshoots by no more than that anyway. Of an agent that tells nothing, such a
+//! leg is the last one under a limit. What the job is reported to have cost is
+//! never an estimate; where something is not known, nothing is reported.
 
 use std::io;
 use std::time::Duration;
@@ -166,12 +168,9 @@ impl Legs<'_> {
             Over::NeverBegun => true,
             Over::Died | Over::Astray => false,
         };
-        let by_itself = matches!(&attended.over, Over::Exited(exit) if exit.why == ExitWhy::Exited);
+        let cut = !matches!(&attended.over, Over::Exited(exit) if exit.why == ExitWhy::Exited);
         // Of one that was cut off, the last figure is not the last word.
-        let told = seen.cost.map(|it| Cost {
-            grows: it.grows || !by_itself,
-            ..it
-        });
+        let told = seen.spent(cut);
         let account = Account {
             session: seen.session.clone(),
             cost: told.or(unbegun.then(Cost::default)),
@@ -305,28 +304,16 @@ impl Legs<'_> {
                            be taken up again";
             return Err(lost(message.into()));
         };
-        let cost_max = match (self.job.cost_max, sum) {
+        let cost_max = match (self.job.cost_max, sum.perhaps) {
             (None, _) => None,
-            (
-                Some(max),
-                Spent {
-                    usd: Some(usd),
-                    whole: true,
-                },
-            ) if usd < max => Some(max - usd),
-            (
-                Some(_),
-                Spent {
-                    whole: true,
-                    usd: Some(_),
-                },
-            ) => {
+            (Some(max), Some(usd)) if usd < max => Some(max - usd),
+            (Some(_), Some(_)) => {
                 return Err(Failure {
                     class: FailureClass::Budget,
                     message: "the agent has spent all that it may".into(),
                 });
             }
-            (Some(_), _) => {
+            (Some(_), None) => {
                 let message = "it is not known what the agent has cost so far, so it may have \
                                spent all that it may";
                 return Err(lost(message.into()));

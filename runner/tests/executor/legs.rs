@@ -203,12 +203,13 @@ async fn an_agent_that_does_not_listen_hears_in_its_next_leg() {
 #[cfg(target_os = "linux")]
 fn cut_off(
     signal: rustix::process::Signal,
+    says: &str,
     then: &str,
     cost_max: Option<f64>,
 ) -> (Machine, String) {
     let machine = twice(
         &format!(
-            "{INIT}\necho half > half.txt\necho \"$$ $PPID\" > \"$HOME/started\"
+            "{INIT}\n{says}\necho half > half.txt\necho \"$$ $PPID\" > \"$HOME/started\"
             IFS= read -r said; printf '%s\\n' \"$said\" >> \"$HOME/said\"
             echo heard > \"$HOME/started\"; sleep 1000"
         ),
@@ -244,7 +245,7 @@ fn an_agent_that_was_cut_off_is_taken_up_again_by_its_session() {
     let hears = "IFS= read -r said; printf '%s\\n' \"$said\" >> \"$HOME/said\"";
     let then = format!("{alone}\n{INIT}\n{hears}\necho rest > rest.txt\n{CONTENT}\n{HEARS_OUT}");
     for signal in [Signal::KILL, Signal::TERM] {
-        let (machine, first) = cut_off(signal, &then, None);
+        let (machine, first) = cut_off(signal, "", &then, None);
         std::fs::write(machine.at("home/first"), first).expect("written");
         now(async {
             let mut watched = machine.executor();
@@ -271,17 +272,36 @@ fn an_agent_that_was_cut_off_is_taken_up_again_by_its_session() {
     }
 }
 
+/// A message of the model that took in as many tokens.
+fn tokens(input: u32) -> String {
+    format!(
+        r#"echo '{{"type":"assistant","message":{{"id":"m","model":"claude-sonnet-4-5","content":[],"usage":{{"input_tokens":{input},"output_tokens":1}}}}}}'"#
+    )
+}
+
 #[cfg(target_os = "linux")]
 #[test]
-fn an_agent_whose_cost_nobody_knows_does_not_spend_its_limit_twice() {
-    let (machine, _) = cut_off(rustix::process::Signal::KILL, CONTENT, Some(1.0));
+fn what_an_agent_has_spent_that_died_is_not_spent_again() {
+    let kill = rustix::process::Signal::KILL;
+    let then = format!("{INIT}\necho rest > rest.txt\n{CONTENT}\n{HEARS_OUT}");
+    // At 3 USD for a million.
+    let (machine, _) = cut_off(kill, &tokens(100_000), &then, Some(1.0));
+    now(async {
+        let mut watched = machine.executor();
+        watched.executor.resume().await.expect("resumed");
+        let ending = watched.ended("k1").await;
+        ending.result.expect("a success");
+        assert_eq!(ending.cost_usd, None, "an estimate is no figure");
+        let args = args(&machine);
+        assert!(args[1].contains("--max-budget-usd 0.69"), "{args:?}");
+    });
+    let (machine, _) = cut_off(kill, &tokens(400_000), &then, Some(1.0));
     now(async {
         let mut watched = machine.executor();
         watched.executor.resume().await.expect("resumed");
         let ending = watched.ended("k1").await;
         let failure = ending.result.expect_err("a failure");
-        assert_eq!(failure.class, FailureClass::Lost, "{failure:?}");
-        assert!(failure.message.contains("not known"), "{failure:?}");
+        assert_eq!(failure.class, FailureClass::Budget, "{failure:?}");
         assert!(failure.message.contains("not have heard 1"), "{failure:?}");
         assert_eq!((ending.cost_usd, machine.runs()), (None, 1));
     });
@@ -291,7 +311,7 @@ fn an_agent_whose_cost_nobody_knows_does_not_spend_its_limit_twice() {
 #[test]
 fn an_agent_that_knows_its_session_no_more_is_lost() {
     let forgot = r#"echo '{"type":"result","subtype":"error_during_execution","is_error":true,"session_id":"s-1","errors":["No conversation found"],"total_cost_usd":0}'; exit 1"#;
-    let (machine, _) = cut_off(rustix::process::Signal::KILL, forgot, None);
+    let (machine, _) = cut_off(rustix::process::Signal::KILL, "", forgot, None);
     now(async {
         let mut watched = machine.executor();
         watched.executor.resume().await.expect("resumed");

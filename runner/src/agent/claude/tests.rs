@@ -424,3 +424,22 @@ fn only_the_real_program_is_spoken_to_while_it_works() {
     assert!(!PLAIN.listens() && !args.contains(&LISTENING[0].to_owned()));
     assert_eq!(PLAIN.said("m", "Hello"), b"Hello");
 }
+
+#[test]
+fn what_tokens_tell_is_not_less_than_what_it_costs() {
+    for name in ["success", "subagent", "partial", "v197-success"] {
+        let whole = recorded(&format!("claude-stream-{name}.jsonl"));
+        let text = String::from_utf8(whole.clone()).expect("a text");
+        let cut: String = text
+            .split_inclusive('\n')
+            .filter(|it| !it.contains(r#""type":"result""#))
+            .collect();
+        let guess = read(&REAL, cut.as_bytes()).guess.expect("a guess");
+        let cost = read(&REAL, &whole).cost.expect("a cost").own;
+        assert!(
+            guess >= cost && guess < 3.0 * cost,
+            "{name}: {guess} for {cost}"
+        );
+        assert_eq!(read(&REAL, &whole).guess, Some(0.0), "{name}: it is told");
+    }
+}
