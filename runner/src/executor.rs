@@ -227,7 +227,7 @@ pub struct Progress {
     pub note: Option<String>,
     /// The agent's session.
     pub session: Option<String>,
-    /// USD, as far as it is known.
+    /// USD; what it has not said itself is estimated by its tokens.
     pub cost_usd: Option<f64>,
 }
 

@@ -46,6 +46,10 @@ const ALWAYS: [&str; 6] = [
     "shell_environment_policy.exclude=[\"OPENAI_*\"]",
 ];
 
+/// USD for a million tokens, in and out: twice the list prices of GPT-5, from
+/// memory. They only bound what a job may spend that is taken up again.
+const PRICES: (f64, f64) = (2.5, 20.0);
+
 pub(super) struct Codex;
 
 impl Agent for Codex {
@@ -144,6 +148,7 @@ impl Agent for Codex {
             }
             Some("error") => seen.set_note(text("message").unwrap_or_default()),
             Some("turn.completed") => {
+                seen.guess = Some(guess(&event));
                 seen.end = Some(event);
                 seen.rests();
             }
@@ -278,6 +283,16 @@ fn status(said: &str) -> Option<u16> {
     let rest = rest.trim_start_matches([':', ' ']);
     let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
     digits.parse().ok()
+}
+
+/// What the tokens of a session may have cost so far.
+fn guess(completed: &Value) -> f64 {
+    let tokens = |key: &str| {
+        let count = completed.get("usage").and_then(|it| it.get(key)?.as_f64());
+        count.filter(|it| *it >= 0.0).unwrap_or_default()
+    };
+    let (input, output) = PRICES;
+    (tokens("input_tokens") * input + tokens("output_tokens") * output) / 1e6
 }
 
 #[cfg(test)]

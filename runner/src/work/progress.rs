@@ -41,11 +41,11 @@ impl Watcher {
         };
         tail.read(*agent, LOOK_BYTES_MAX)?;
         let seen = &tail.seen;
-        let costs = self.before.iter().copied().chain([seen.cost]);
+        let costs = self.before.iter().copied().chain([seen.spent(false)]);
         Ok(Some(Progress {
             note: seen.note.clone(),
             session: seen.session.clone().or(self.session.clone()),
-            cost_usd: spent(costs).usd,
+            cost_usd: spent(costs).perhaps,
         }))
     }
 }
