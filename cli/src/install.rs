@@ -33,11 +33,25 @@ pub(crate) struct Options {
 struct Call<'a> {
     program: &'a Path,
     home: &'a Path,
+    config: Option<&'a Path>,
     flags: &'a [String],
     /// A file of variables.
     variables: &'a Path,
     /// Where programs are looked for.
     path: &'a Path,
+}
+
+impl Call<'_> {
+    /// All arguments of the program.
+    fn arguments(&self) -> anyhow::Result<Vec<String>> {
+        let mut all = vec!["--home".to_owned(), plain(self.home)?];
+        if let Some(config) = self.config {
+            all.extend(["--config".to_owned(), plain(config)?]);
+        }
+        all.push("runner".to_owned());
+        all.extend_from_slice(self.flags);
+        Ok(all)
+    }
 }
 
 /// The service of a system, as a file.
@@ -62,9 +76,12 @@ pub(crate) fn install(
     let home = home_folder(&env, common.home.as_deref())?;
     let program = std::env::current_exe().context("find this program")?;
     let variables = home.join("runner.env");
+    let config = common.config.as_deref().map(std::path::absolute);
+    let config = config.transpose().context("find the configuration")?;
     let call = Call {
         program: &program,
         home: &home,
+        config: config.as_deref(),
         flags,
         variables: &variables,
         // Git and the agent programs are found where they are found now.
@@ -110,13 +127,11 @@ fn systemd(user_home: &Path, call: &Call<'_>) -> anyhow::Result<Service> {
         format!("\"{}\"", text.replace('"', "\\\""))
     };
     // In a command `$` begins a variable.
-    let argument = |path: &Path| anyhow::Ok(quoted(&plain(path)?).replace('$', "$$"));
-    let (program, folder) = (argument(call.program)?, argument(call.home)?);
-    let mut flags = String::new();
-    for flag in call.flags {
-        flags.push(' ');
-        flags.push_str(&argument(Path::new(flag))?);
-    }
+    let argument = |text: &str| quoted(text).replace('$', "$$");
+    let program = argument(&plain(call.program)?);
+    let arguments = call.arguments()?;
+    let arguments: Vec<String> = arguments.iter().map(|it| argument(it)).collect();
+    let arguments = arguments.join(" ");
     // It takes the rest of the line, quotes and all, but for specifiers.
     let variables = plain(call.variables)?.replace('%', "%%");
     let search = quoted(&format!("PATH={}", plain(call.path)?));
@@ -128,9 +143,9 @@ fn systemd(user_home: &Path, call: &Call<'_>) -> anyhow::Result<Service> {
              After=network-online.target\n\
              \n\
              [Service]\n\
-             ExecStart={program} --home {folder} runner{flags}\n\
+             ExecStart={program} {arguments}\n\
              Environment={search}\n\
-             EnvironmentFile={variables}\n\
+             EnvironmentFile=-{variables}\n\
              Restart=always\n\
              RestartSec=5\n\
              # Agents go on while the runner is started anew; it finds them again.\n\
@@ -145,16 +160,15 @@ fn systemd(user_home: &Path, call: &Call<'_>) -> anyhow::Result<Service> {
 
 fn launchd(user_home: &Path, call: &Call<'_>) -> anyhow::Result<Service> {
     let log = plain(&call.home.join("runner.log"))?;
-    let (program, home) = (plain(call.program)?, plain(call.home)?);
+    let program = plain(call.program)?;
     let (variables, search) = (plain(call.variables)?, plain(call.path)?);
     // It knows no file of variables, so a shell reads it; what follows is handed on.
     let script = "set -a; PATH=$1; . \"$2\"; shift 2; exec \"$@\"";
-    let arguments = [
-        "/bin/sh", "-c", script, "sh", &search, &variables, &program, "--home", &home, "runner",
-    ];
-    let arguments: String = arguments
+    let shell = ["/bin/sh", "-c", script, "sh", &search, &variables, &program];
+    let arguments = call.arguments()?;
+    let arguments: String = shell
         .into_iter()
-        .chain(call.flags.iter().map(String::as_str))
+        .chain(arguments.iter().map(String::as_str))
         .map(|it| format!("    <string>{}</string>\n", escaped(it)))
         .collect();
     let file = user_home.join("Library/LaunchAgents/dev.cyrus.runner.plist");
@@ -213,13 +227,15 @@ mod tests {
         let call = |program| Call {
             program,
             home: folder,
+            config: Some(Path::new("/etc/cyrus.json")),
             flags: &flags,
             variables: &variables,
             path,
         };
         let unit = systemd(home, &call(program)).expect("a unit");
-        let start = "ExecStart=\"/opt/50%% $$off/a \\\"b\\\"/cyrus\" --home \"/home/ann/.cyrus\" \
-                     runner \"--listen\" \"0.0.0.0:7000\"\n";
+        let start = "ExecStart=\"/opt/50%% $$off/a \\\"b\\\"/cyrus\" \"--home\" \
+                     \"/home/ann/.cyrus\" \"--config\" \"/etc/cyrus.json\" \"runner\" \"--listen\" \
+                     \"0.0.0.0:7000\"\n";
         assert!(unit.text.contains(start), "{}", unit.text);
         let search = "Environment=\"PATH=/usr/bin:/o$/bin\"\n";
         assert!(unit.text.contains(search), "{}", unit.text);

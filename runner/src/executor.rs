@@ -212,11 +212,18 @@ impl LocalExecutor {
         let folder = Folder::of(&self.inner.jobs, key)?;
         let accepted = folder.accepted().ok()??;
         let site = folder.site().ok()??;
-        let (repository, branch) = (&accepted.job.repository, site.branch?);
+        let sha = folder.pushed().ok()??;
         let git = &self.inner.shop.git;
-        let made = git.made(repository, &branch, &site.base_sha).await;
-        let (sha, files) = made.ok()?;
+        let files = git.changed(&accepted.job.repository, &site.base_sha, &sha);
+        let files = files.await.ok()?;
         Some(Made { sha, files })
+    }
+
+    /// The jobs that are not over, without these.
+    pub(crate) fn others_than(&self, keys: &[String]) -> Vec<RunId> {
+        let bench = self.inner.bench();
+        let others = bench.live.keys().filter(|it| !keys.contains(it));
+        others.map(|it| RunId(it.clone())).collect()
     }
 }
 
@@ -450,6 +457,7 @@ impl Inner {
                         message,
                     }),
                     cost_usd: None,
+                    cost_is_estimate: false,
                 }
             }
             // The runtime ends: the next one takes it up.

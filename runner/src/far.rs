@@ -182,6 +182,11 @@ async fn take_up(
     if jobs > 0 {
         info!(jobs, "took up the jobs that the last start left");
     }
+    let keys: Vec<String> = ours.iter().map(|it| it.key().to_owned()).collect();
+    for stray in tender.executor.others_than(&keys) {
+        warn!(job = %stray, "nobody wants this job any more: it is ended");
+        tender.end(&stray).await;
+    }
     for hold in ours {
         let tender = Arc::clone(tender);
         // There may be more of them than slots, if there were more slots then.

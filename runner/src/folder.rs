@@ -9,6 +9,7 @@
 //! | `setup-global`, `setup` | see [`process`] | the scripts that prepare the worktree |
 //! | `prepared.json` | the executor | the files that those scripts have left there |
 //! | `leg-N` | see [`process`] | the Nth process of its agent |
+//! | `pushed.json` | the executor | the commit that is its change |
 //! | `stop` | the executor | a person wants no more of it |
 //! | `result.json` | the executor | how the run ended; nothing changes afterwards |
 //! | `teardown` | see [`process`] | the script before the worktree is removed |
@@ -106,6 +107,14 @@ impl Folder {
 
     pub(crate) fn set_site(&self, site: &Site) -> io::Result<()> {
         write(&self.path, "site.json", site)
+    }
+
+    pub(crate) fn pushed(&self) -> io::Result<Option<String>> {
+        read(&self.path, "pushed.json")
+    }
+
+    pub(crate) fn set_pushed(&self, sha: &str) -> io::Result<()> {
+        write(&self.path, "pushed.json", &sha)
     }
 
     pub(crate) fn prepared(&self) -> io::Result<Option<Vec<String>>> {

@@ -74,6 +74,7 @@ pub(crate) async fn work(
                 message: format!("the runner cannot use its folder for this job: {error}"),
             }),
             cost_usd: None,
+            cost_is_estimate: false,
         },
     }
 }
@@ -153,7 +154,12 @@ async fn steps(
     };
     Ok(Ending {
         result,
-        cost_usd: spent.usd.filter(|_| spent.whole),
+        cost_usd: if spent.whole {
+            spent.usd
+        } else {
+            spent.perhaps
+        },
+        cost_is_estimate: !spent.whole,
     })
 }
 
@@ -282,5 +288,6 @@ fn unspent(failure: Failure) -> Ending {
     Ending {
         result: Err(failure),
         cost_usd: Some(0.0),
+        cost_is_estimate: false,
     }
 }

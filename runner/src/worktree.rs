@@ -357,20 +357,17 @@ impl Git {
         Ok(Some(path))
     }
 
-    /// The head of a branch of ours in the clone, and the files that it changes.
-    pub(crate) async fn made(
+    /// The files in which a commit differs from the one that it started from.
+    pub(crate) async fn changed(
         &self,
         repository: &Repository,
-        branch: &str,
         base_sha: &str,
-    ) -> Result<(String, Vec<String>), Failure> {
+        sha: &str,
+    ) -> Result<Vec<String>, Failure> {
         let path = Path::new(&repository.path);
-        let head = format!("refs/heads/{branch}^{{commit}}");
-        let sha = self.ask(path, &["rev-parse", "--verify", &head]).await?;
-        let args = ["diff", "--name-only", "--no-renames", base_sha, &sha];
+        let args = ["diff", "--name-only", "--no-renames", base_sha, sha];
         let files = self.ask(path, &args).await?;
-        let files = files.lines().take(FILES_MAX).map(str::to_owned).collect();
-        Ok((sha, files))
+        Ok(files.lines().take(FILES_MAX).map(str::to_owned).collect())
     }
 
     /// Pushes a commit under a branch name that is ours alone; the name in the end.

@@ -349,6 +349,9 @@ pub struct Ending {
     pub result: Result<RunResult, Failure>,
     /// What it cost, USD, where the executor reports it.
     pub cost_usd: Option<f64>,
+    /// The executor itself does not know it for sure.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cost_is_estimate: bool,
 }
 
 /// What a run that succeeded brought. A claim, until it is validated.

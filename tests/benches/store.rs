@@ -272,6 +272,7 @@ fn steps(together: bool) -> Vec<Vec<Event>> {
                 ..RunResult::default()
             }),
             cost_usd: None,
+            cost_is_estimate: false,
         },
         cost_usd: 0.4,
         cost_is_estimate: true,

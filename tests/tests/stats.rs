@@ -128,7 +128,11 @@ impl Story {
         self.hear(Input::SawRun {
             task: TaskId::from(task),
             run: format!("run-{task}-{attempt}").as_str().into(),
-            sight: Sight::Ended(Ending { result, cost_usd }),
+            sight: Sight::Ended(Ending {
+                result,
+                cost_usd,
+                cost_is_estimate: false,
+            }),
         });
     }
 

@@ -151,6 +151,7 @@ impl Story {
             sight: Sight::Ended(Ending {
                 result,
                 cost_usd: None,
+                cost_is_estimate: false,
             }),
         })
     }
@@ -1045,6 +1046,7 @@ fn an_absurd_cost_is_no_cost() {
             sight: Sight::Ended(Ending {
                 result: Ok(RunResult::default()),
                 cost_usd: Some(absurd),
+                cost_is_estimate: false,
             }),
         });
         assert!((story.issue.spent_usd - 0.4).abs() < 1e-9);

@@ -148,7 +148,7 @@ impl Agent for Codex {
             }
             Some("error") => seen.set_note(text("message").unwrap_or_default()),
             Some("turn.completed") => {
-                seen.guess = Some(guess(&event));
+                seen.guess_in_all = Some(guess(&event));
                 seen.end = Some(event);
                 seen.rests();
             }

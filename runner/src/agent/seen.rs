@@ -31,6 +31,9 @@ pub(crate) struct Seen {
     pub(crate) cost: Option<Cost>,
     /// What it may have cost since, USD, as its tokens tell; `None`: they tell nothing.
     pub(crate) guess: Option<f64>,
+    /// The same for the whole session, of a program that counts on from process to
+    /// process.
+    pub(super) guess_in_all: Option<f64>,
     /// The message whose tokens were counted last.
     pub(super) counted: Option<String>,
     /// It has answered all that it has taken in, and waits for more: its standard
@@ -60,11 +63,13 @@ impl Seen {
                 guess,
                 ..cost
             }),
-            None => self.guess.map(|guess| Cost {
+            None if self.guess.is_some() || self.guess_in_all.is_some() => Some(Cost {
+                session: self.guess_in_all,
                 grows: true,
                 guess,
                 ..Cost::default()
             }),
+            None => None,
         }
     }
 

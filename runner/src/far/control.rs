@@ -32,12 +32,24 @@ pub(super) struct Control {
     clock: Arc<dyn Clock>,
 }
 
+/// What became of a heartbeat.
+pub(super) enum Heard {
+    Yes(HeardDoc),
+    /// The job is somebody else's.
+    NotOurs,
+    /// There is no such job; or this is not the control plane, but what stands
+    /// before it while it is away.
+    Unknown(String),
+}
+
 /// What became of a result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
     Yes,
-    /// The job is somebody else's, or nobody's.
+    /// The job is somebody else's.
     NotOurs,
+    /// As of a heartbeat.
+    Unknown(String),
     /// It will never be taken like this; why.
     Refused(String),
 }
@@ -156,16 +168,17 @@ impl Control {
         self.clock.now()
     }
 
-    /// What to do with a job; `None`: it is not ours any more.
+    /// What to do with a job.
     pub(super) async fn heartbeat(
         &self,
         job: &JobDoc,
         beat: &HeartbeatDoc,
-    ) -> Result<Option<HeardDoc>, String> {
+    ) -> Result<Heard, String> {
         let answer = self.post(self.place(job, "heartbeat"), beat).await?;
         match answer.status() {
-            StatusCode::OK => Ok(Some(read(answer).await?)),
-            StatusCode::CONFLICT | StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::OK => Ok(Heard::Yes(read(answer).await?)),
+            StatusCode::CONFLICT => Ok(Heard::NotOurs),
+            StatusCode::NOT_FOUND => Ok(Heard::Unknown(refusal(answer).await)),
             _ => Err(refusal(answer).await),
         }
     }
@@ -174,7 +187,8 @@ impl Control {
         let answer = self.post(self.place(job, "result"), result).await?;
         match answer.status() {
             StatusCode::OK => Ok(Taken::Yes),
-            StatusCode::CONFLICT | StatusCode::NOT_FOUND => Ok(Taken::NotOurs),
+            StatusCode::CONFLICT => Ok(Taken::NotOurs),
+            StatusCode::NOT_FOUND => Ok(Taken::Unknown(refusal(answer).await)),
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => {
                 Ok(Taken::Refused(refusal(answer).await))
             }

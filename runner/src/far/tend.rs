@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{error, info, warn};
 
 use super::Backoff;
-use super::control::{Control, Taken};
+use super::control::{Control, Heard, Taken};
 use super::held::{Leases, local_key};
 use crate::executor::{LocalExecutor, Progress, Tenure};
 
@@ -23,6 +23,8 @@ use crate::executor::{LocalExecutor, Progress, Tenure};
 const HEARTBEATS_PER_LEASE: u32 = 3;
 /// No heartbeat comes later than this: a stop or a message comes back with it.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(5);
+/// What a lease is taken to be where nothing tells.
+const LENGTH: Duration = Duration::from_secs(90);
 /// What is shown of a name from outside, in bytes.
 const SHOWN_BYTES_MAX: usize = 200;
 
@@ -43,6 +45,10 @@ pub(super) struct Hold {
     length: Option<Duration>,
     /// Nobody else can have it before.
     good_until: Mutex<Option<Good>>,
+    /// Who says before that there is no such job is not believed.
+    patience: Mutex<Instant>,
+    /// What was written for its agent, and it has not got yet.
+    message: Mutex<Option<Message>>,
     /// The messages that the agent gets, by their ids.
     heard: Mutex<Vec<String>>,
 }
@@ -56,11 +62,9 @@ struct Good {
 }
 
 /// What a heartbeat came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Beat {
     Ours,
-    /// And this was written for its agent.
-    Told(Message),
     Unwanted,
     NotOurs,
 }
@@ -87,11 +91,14 @@ impl Bonds {
             left.as_secs_f64()
         });
         let length = Duration::try_from_secs_f64(seconds).ok();
+        let length = length.filter(|it| !it.is_zero());
         let hold = Arc::new(Hold {
             key: key.clone(),
             doc,
-            length: length.filter(|it| !it.is_zero()),
+            length,
             good_until: Mutex::default(),
+            patience: Mutex::new(Instant::now() + length.unwrap_or(LENGTH)),
+            message: Mutex::default(),
             heard: Mutex::default(),
         });
         self.holds().insert(key, Arc::clone(&hold));
@@ -110,9 +117,13 @@ impl Bonds {
         };
         // From when we asked, not from when we were answered.
         let (asked, asked_by_the_wall) = (Instant::now(), self.control.now());
-        let Some(heard) = self.control.heartbeat(&hold.doc, &beat).await? else {
-            return Ok(Beat::NotOurs);
+        let heard = match self.control.heartbeat(&hold.doc, &beat).await? {
+            Heard::Yes(heard) => heard,
+            Heard::NotOurs => return Ok(Beat::NotOurs),
+            Heard::Unknown(why) if Instant::now() < *hold.patience() => return Err(why),
+            Heard::Unknown(_) => return Ok(Beat::NotOurs),
         };
+        *hold.patience() = asked + hold.length.unwrap_or(LENGTH);
         let seconds = heard.lease_seconds.or(hold.doc.lease_seconds);
         let length = seconds.and_then(|it| Duration::try_from_secs_f64(it).ok());
         *hold.good() = length.and_then(|length| {
@@ -124,13 +135,17 @@ impl Bonds {
         Ok(match heard.action {
             Action::Continue => Beat::Ours,
             Action::Cancel => Beat::Unwanted,
-            Action::Message => Beat::Told(Message {
-                // Who gives no id gives each message once.
-                id: heard
-                    .message_id
-                    .unwrap_or_else(|| format!("at-{}", asked_by_the_wall.as_nanosecond())),
-                text: heard.message.unwrap_or_default(),
-            }),
+            Action::Message => {
+                let message = Message {
+                    // Who gives no id gives each message once.
+                    id: heard
+                        .message_id
+                        .unwrap_or_else(|| format!("at-{}", asked_by_the_wall.as_nanosecond())),
+                    text: heard.message.unwrap_or_default(),
+                };
+                *hold.message() = Some(message);
+                Beat::Ours
+            }
         })
     }
 
@@ -156,10 +171,23 @@ impl Bonds {
 }
 
 impl Hold {
+    /// What the job is called here.
+    pub(super) fn key(&self) -> &str {
+        &self.key
+    }
+
     fn good(&self) -> MutexGuard<'_, Option<Good>> {
         self.good_until
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn patience(&self) -> MutexGuard<'_, Instant> {
+        self.patience.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn message(&self) -> MutexGuard<'_, Option<Message>> {
+        self.message.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn heard(&self) -> MutexGuard<'_, Vec<String>> {
@@ -176,7 +204,7 @@ impl Tenure for Bonds {
         let mut backoff = Backoff::new(self.random);
         loop {
             match self.beat(&hold, None).await {
-                Ok(Beat::Ours | Beat::Told(_)) => return true,
+                Ok(Beat::Ours) => return true,
                 Ok(Beat::Unwanted | Beat::NotOurs) => return false,
                 // Asked in vain; but nobody else can have it yet.
                 Err(_) if self.still_good(&hold) => return true,
@@ -276,7 +304,7 @@ impl Tender {
             error!(job = doc.job, "a job has a name that no folder can have");
             return;
         };
-        let kept = self.keep(&doc);
+        let kept = self.leases.keep(&key, &doc);
         let hold = self.bonds.take(key, doc);
         if let Err(why) = kept {
             let failure = Failure {
@@ -290,7 +318,7 @@ impl Tender {
             () = self.stop_asked() => return,
         };
         match confirmed {
-            Beat::Ours | Beat::Told(_) => {}
+            Beat::Ours => {}
             Beat::Unwanted => return self.report(&hold, unspent(not_begun())).await,
             Beat::NotOurs => return self.lose(&hold).await,
         }
@@ -304,7 +332,7 @@ impl Tender {
         let key = local_key(&doc)?;
         let hold = self.bonds.take(key, doc);
         match self.bonds.surely(&hold).await {
-            Beat::Ours | Beat::Told(_) => Some(hold),
+            Beat::Ours => Some(hold),
             Beat::Unwanted if !self.executor.knows(&hold.key) => {
                 self.report(&hold, unspent(not_begun())).await;
                 None
@@ -330,22 +358,34 @@ impl Tender {
     async fn work(&self, hold: &Hold) -> Option<Ending> {
         let doc = &hold.doc;
         let Some(repository) = self.repository(doc) else {
-            return Some(unspent(Failure {
+            // It may be at work since an earlier start.
+            let begun = self.executor.knows(&hold.key);
+            self.end(&RunId(hold.key.clone())).await;
+            let failure = Failure {
                 class: FailureClass::Invalid,
                 message: self.without_repository(doc),
-            }));
+            };
+            return Some(Ending {
+                result: Err(failure),
+                cost_usd: (!begun).then_some(0.0),
+                cost_is_estimate: false,
+            });
         };
         let job = doc.clone().into_job(hold.key.clone(), repository.clone());
         let mut changed = self.changed.subscribe();
         let run = match self.executor.start(&job).await {
             Ok(started) => started.run,
             Err(fault) => {
+                // It may be on the disk, and must not begin at the next start.
+                self.end(&RunId(hold.key.clone())).await;
                 return Some(unspent(Failure {
                     class: FailureClass::Outage,
                     message: format!("the runner could not take the job: {fault}"),
                 }));
             }
         };
+        // What came with the first heartbeat.
+        self.pass_on(hold, &run).await;
         let mut backoff = Backoff::new(self.bonds.random);
         let mut next = Instant::now() + self.pace(hold);
         loop {
@@ -358,6 +398,7 @@ impl Tender {
                             message: "the runner's folder of the job is gone".into(),
                         }),
                         cost_usd: None,
+                        cost_is_estimate: false,
                     });
                 }
                 Some(Sight::Waiting | Sight::Working) | None => {}
@@ -372,9 +413,8 @@ impl Tender {
                     backoff.reset();
                     next = Instant::now() + self.pace(hold);
                     match beat {
-                        Beat::Ours => {}
-                        Beat::Told(message) => {
-                            if self.pass_on(hold, &run, message).await {
+                        Beat::Ours => {
+                            if self.pass_on(hold, &run).await {
                                 // There may be more.
                                 next = Instant::now();
                             }
@@ -406,9 +446,13 @@ impl Tender {
     }
 
     /// Gives the agent what was written for it; true when it has it.
-    async fn pass_on(&self, hold: &Hold, run: &RunId, message: Message) -> bool {
+    async fn pass_on(&self, hold: &Hold, run: &RunId) -> bool {
+        let Some(message) = hold.message().clone() else {
+            return false;
+        };
         match self.executor.tell(run, &message).await {
             Ok(Told::Accepted) => {
+                hold.message().take();
                 hold.heard().push(message.id);
                 true
             }
@@ -422,7 +466,7 @@ impl Tender {
         }
     }
 
-    async fn end(&self, run: &RunId) {
+    pub(super) async fn end(&self, run: &RunId) {
         if let Err(fault) = self.executor.stop(run).await {
             warn!(job = %run, "cannot be stopped, tried again soon: {fault}");
         }
@@ -450,6 +494,7 @@ impl Tender {
             result.head_sha = Some(made.sha);
             result.changed_files = Some(made.files);
         }
+        result.unheard |= hold.message().is_some();
         let mut backoff = Backoff::new(self.bonds.random);
         loop {
             match self.bonds.control.result(doc, &result).await {
@@ -464,11 +509,15 @@ impl Tender {
                     );
                     break;
                 }
+                Ok(Taken::Unknown(why)) if Instant::now() >= *hold.patience() => {
+                    warn!(job = hold.key, "nobody knows of the job any more: {why}");
+                    break;
+                }
                 Ok(Taken::Refused(why)) => {
                     error!(job = hold.key, "the result will never be taken: {why}");
                     break;
                 }
-                Err(why) => {
+                Ok(Taken::Unknown(why)) | Err(why) => {
                     warn!(job = hold.key, "cannot report the end of the job: {why}");
                     sleep(backoff.next()).await;
                 }
@@ -503,5 +552,6 @@ fn unspent(failure: Failure) -> Ending {
     Ending {
         result: Err(failure),
         cost_usd: Some(0.0),
+        cost_is_estimate: false,
     }
 }

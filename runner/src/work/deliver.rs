@@ -1,6 +1,7 @@
 //! Delivery: a worktree with changes becomes a branch and a pull request. May be
 //! done again: what was pushed or opened is found.
 
+use std::io;
 use std::time::Duration;
 
 use shared::issue::words::pull_marker;
@@ -42,10 +43,7 @@ pub(super) async fn deliver(
     }
     let title = format!("{} ({})", one_line(&job.title), job.identifier);
     let base = &site.base_sha;
-    let prepared = folder.prepared().map_err(|error| Failure {
-        class: FailureClass::Outage,
-        message: format!("the runner cannot use its folder for this job: {error}"),
-    })?;
+    let prepared = folder.prepared().map_err(unusable)?;
     let leave = prepared.unwrap_or_default();
     let taken = shop.git.take(&site.worktree, base, &title, &leave);
     let Some(sha) = taken.await? else {
@@ -60,6 +58,8 @@ pub(super) async fn deliver(
     if stopped(folder, stop) || !still_ours(shop, job, stop).await {
         return Err(cancelled());
     }
+    // Wherever the agent has left its branches, this is what it has made.
+    folder.set_pushed(&sha).map_err(unusable)?;
     let wanted = site.branch.as_deref().unwrap_or(&job.branch);
     let branch = shop.git.push(&site.worktree, &sha, base, wanted).await?;
     if stopped(folder, stop) {
@@ -79,6 +79,13 @@ pub(super) async fn deliver(
         changed: Some(true),
         ..result
     })
+}
+
+fn unusable(error: io::Error) -> Failure {
+    Failure {
+        class: FailureClass::Outage,
+        message: format!("the runner cannot use its folder for this job: {error}"),
+    }
 }
 
 /// Opens the pull request, or finds it open: so asking again is safe.

@@ -9,7 +9,7 @@
 //! estimated by its tokens, but for the turn in which it died: a capped run
 //! overshoots by no more than that anyway. Of an agent that tells nothing, such a
 //! leg is the last one under a limit. What the job is reported to have cost is
-//! never an estimate; where something is not known, nothing is reported.
+//! then marked as an estimate; where nothing is known, nothing is reported.
 
 use std::io;
 use std::time::Duration;

@@ -94,6 +94,7 @@ impl Run {
         Sight::Ended(Ending {
             result,
             cost_usd: None,
+            cost_is_estimate: false,
         })
     }
 
@@ -185,6 +186,7 @@ mod tests {
             let Sight::Ended(Ending {
                 result: Err(failure),
                 cost_usd: None,
+                cost_is_estimate: false,
             }) = sight(json!({ "id": 1, "status": word }))
             else {
                 panic!("{word} is a failure");
@@ -245,7 +247,8 @@ mod tests {
             ended,
             Sight::Ended(Ending {
                 result: Ok(result),
-                cost_usd: None
+                cost_usd: None,
+                cost_is_estimate: false
             })
         );
     }
@@ -261,7 +264,8 @@ mod tests {
             ended,
             Sight::Ended(Ending {
                 result: Err(failure),
-                cost_usd: None
+                cost_usd: None,
+                cost_is_estimate: false
             })
         );
     }

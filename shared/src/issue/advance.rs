@@ -60,6 +60,7 @@ fn mind_deadlines(draft: &mut Draft) {
                     Ending {
                         result: Err(failure),
                         cost_usd: None,
+                        cost_is_estimate: false,
                     },
                     Some(reason),
                 );

@@ -51,6 +51,7 @@ pub(super) fn saw_run(draft: &mut Draft, id: &TaskId, run: &RunId, sight: Sight)
             let ending = Ending {
                 result: Err(failure),
                 cost_usd: None,
+                cost_is_estimate: false,
             };
             ended(draft, id, ending, stopping.map(|it| it.reason));
         }
@@ -71,7 +72,7 @@ pub(super) fn ended(draft: &mut Draft, id: &TaskId, ending: Ending, stopped: Opt
     if let Err(failure) = &mut ending.result {
         failure.message = clip(&failure.message, REASON_BYTES_MAX);
     }
-    let (cost_usd, cost_is_estimate) = book(draft, ending.cost_usd, executor);
+    let (cost_usd, cost_is_estimate) = book(draft, &ending, executor);
     // The answer is written once, where the plan is; here it would be written twice.
     let result = ending.result.clone();
     if let Ok(result) = &mut ending.result {
@@ -133,10 +134,13 @@ pub(super) fn ended(draft: &mut Draft, id: &TaskId, ending: Ending, stopped: Opt
     }
 }
 
-fn book(draft: &Draft, reported: Option<f64>, executor: Option<ExecutorKind>) -> (f64, bool) {
+fn book(draft: &Draft, ending: &Ending, executor: Option<ExecutorKind>) -> (f64, bool) {
     let policy = draft.issue.policy.as_ref();
-    match reported.filter(|usd| (0.0..=COST_USD_MAX).contains(usd)) {
-        Some(usd) => (usd, false),
+    match ending
+        .cost_usd
+        .filter(|usd| (0.0..=COST_USD_MAX).contains(usd))
+    {
+        Some(usd) => (usd, ending.cost_is_estimate),
         // Codegen reports nothing: a run is booked at a flat price.
         None if executor == Some(ExecutorKind::Codegen) => {
             (policy.map_or(0.0, |it| it.cost_per_run), true)

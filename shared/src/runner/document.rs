@@ -1,7 +1,8 @@
 //! What a control plane and its runners say to each other (contract, section
 //! 6). Keys that are not known are passed over, so that both sides may grow.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use crate::issue::{
     AgentPolicy, COST_USD_MAX, Ending, Failure, FailureClass, IssueId, REASON_BYTES_MAX,
@@ -68,6 +69,7 @@ pub struct TaskDoc {
     pub title: String,
     /// The whole prompt, frame included.
     pub prompt: String,
+    #[serde(default, deserialize_with = "json_text")]
     pub answer_schema: Option<String>,
 }
 
@@ -140,13 +142,13 @@ pub struct ResultDoc {
     pub runner: String,
     pub fence: u64,
     pub outcome: Outcome,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "class")]
     pub class: Option<FailureClass>,
     /// The agent's last words, or why it failed.
     #[serde(default)]
     pub text: String,
     /// The answer that was asked for, as a text of JSON.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json_text")]
     pub answer: Option<String>,
     #[serde(default)]
     pub branch: Option<String>,
@@ -264,7 +266,7 @@ impl ResultDoc {
             pr_url: None,
             changed_files: None,
             cost_usd: ending.cost_usd,
-            cost_is_estimate: false,
+            cost_is_estimate: ending.cost_is_estimate,
             session: None,
             unheard: false,
         };
@@ -328,8 +330,27 @@ impl ResultDoc {
         Ending {
             result,
             cost_usd: usd(self.cost_usd),
+            cost_is_estimate: self.cost_is_estimate,
         }
     }
+}
+
+/// A class of failure; one that we have no word for is the agent's.
+fn class<'de, D: Deserializer<'de>>(from: D) -> Result<Option<FailureClass>, D::Error> {
+    let word = Option::<String>::deserialize(from)?;
+    Ok(word.map(|word| {
+        let known = FailureClass::ALL.iter().find(|it| it.word() == word);
+        known.copied().unwrap_or(FailureClass::Agent)
+    }))
+}
+
+/// JSON as a text, or as it is.
+fn json_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    Ok(match Option::<Value>::deserialize(from)? {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(text),
+        Some(other) => Some(other.to_string()),
+    })
 }
 
 /// A figure from outside, if it is one.
@@ -351,6 +372,7 @@ mod tests {
             let ending = Ending {
                 result: Ok(result.clone()),
                 cost_usd: None,
+                cost_is_estimate: false,
             };
             let doc = ResultDoc::new("mac-1", 1, "b", ending);
             let text = serde_json::to_string(&doc).expect("JSON");

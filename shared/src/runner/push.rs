@@ -19,8 +19,10 @@ use crate::net::{Http, body_of, chain};
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 /// A runner without a slot is left alone for this long, unless one ends a job.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
-/// So is one that cannot be reached.
-const DOWN_PAUSE: Duration = Duration::from_secs(5);
+/// So is one that cannot be reached: it may be just starting …
+const AWAY_PAUSE: Duration = Duration::from_secs(5);
+/// … and one that does not answer.
+const DOWN_PAUSE: Duration = Duration::from_secs(15);
 /// The longest refusal that is read, and what is told of it, in bytes.
 const REFUSAL_BYTES_MAX: usize = 64 * 1024;
 const REFUSAL_TOLD_BYTES_MAX: usize = 500;
@@ -112,7 +114,8 @@ impl Push {
         };
         match &answer {
             Answer::NotNow(why) if why.is_empty() => place.leave_alone(FULL_PAUSE, true),
-            Answer::NotNow(_) | Answer::Doubtful(_) => place.leave_alone(DOWN_PAUSE, false),
+            Answer::NotNow(_) => place.leave_alone(AWAY_PAUSE, false),
+            Answer::Doubtful(_) => place.leave_alone(DOWN_PAUSE, false),
             Answer::Refused(_) | Answer::Taken => {}
         }
         answer

@@ -13,13 +13,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::SignedDuration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
-use tracing::{error, info, warn};
+use tokio::time::timeout;
+use tracing::{debug, error, info, warn};
 
 use super::document::{HeardDoc, HeartbeatDoc, JobDoc, LeaseAsk, ResultDoc};
 use super::orders::REGISTER_BYTES_MAX;
@@ -39,6 +41,8 @@ const JOBS_PER_LEASE_MAX: usize = 10;
 const RESULT_KEPT: SignedDuration = SignedDuration::from_hours(14 * 24);
 /// So many jobs are pushed in one go.
 const OFFERS_MAX: usize = 20;
+/// Pushing takes no longer than this: others are to be looked at, too.
+const OFFERS_TIME_MAX: Duration = Duration::from_secs(15);
 /// How often one change is tried again because somebody else wrote first.
 pub(super) const CONFLICTS_MAX: usize = 20;
 
@@ -84,11 +88,7 @@ enum Found {
 
 impl FarRunners {
     /// `heartbeat`: how often runners are to be heard.
-    pub fn new(
-        registers: Arc<dyn Registers>,
-        clock: Arc<dyn Clock>,
-        heartbeat: std::time::Duration,
-    ) -> Self {
+    pub fn new(registers: Arc<dyn Registers>, clock: Arc<dyn Clock>, heartbeat: Duration) -> Self {
         let heartbeat = SignedDuration::try_from(heartbeat).unwrap_or(SignedDuration::MAX);
         Self {
             registers,
@@ -203,8 +203,10 @@ impl FarRunners {
             anyhow::Ok(())
         };
         // It lies in the queue, and the next look offers it again.
-        if let Err(error) = offered.await {
-            warn!(job = key, "could not push the job: {error:#}");
+        match timeout(OFFERS_TIME_MAX, offered).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(job = key, "could not push the job: {error:#}"),
+            Err(_) => warn!(job = key, "could not push the job in time"),
         }
     }
 
@@ -231,8 +233,10 @@ impl FarRunners {
             }
             anyhow::Ok(())
         };
-        if let Err(error) = offered.await {
-            warn!("could not push jobs: {error:#}");
+        match timeout(OFFERS_TIME_MAX, offered).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!("could not push jobs: {error:#}"),
+            Err(_) => debug!("not all jobs could be pushed in time"),
         }
     }
 
@@ -246,7 +250,7 @@ impl FarRunners {
     ) -> anyhow::Result<()> {
         let (mut version, mut standing) = (version, standing);
         for place in push.places() {
-            if !standing.offers(self.now()) {
+            if !standing.free(self.now()) {
                 return Ok(());
             }
             let handed = self.hand_out(key, version, &standing, None, push.callback());

@@ -97,6 +97,9 @@ async fn heartbeat(
         Ok(beat) => beat,
         Err(response) => return response,
     };
+    if let Some(response) = nameless(&beat.runner) {
+        return response;
+    }
     match gate.runners.heartbeat(&id, &beat).await {
         Ok(Heartbeat::Heard { doc, begun }) => {
             if let Some(issue) = begun {
@@ -119,6 +122,9 @@ async fn result(
         Ok(result) => result,
         Err(response) => return response,
     };
+    if let Some(response) = nameless(&result.runner) {
+        return response;
+    }
     match gate.runners.result(&id, &result).await {
         Ok(Report::Taken(issue)) => {
             // Also the second time: the first may have crashed before it.

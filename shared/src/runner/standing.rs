@@ -181,6 +181,8 @@ impl Standing {
         let ending = Ending {
             result: Err(failure),
             cost_usd: self.cost_so_far(),
+            // What a holder said last is not the last that it has spent.
+            cost_is_estimate: self.without_lease().lost > 0,
         };
         Over {
             issue: self.issue.clone(),
@@ -201,7 +203,8 @@ impl Standing {
         self.free(now) && self.offer_at.is_none_or(|at| at <= now)
     }
 
-    fn free(&self, now: Time) -> bool {
+    /// Nobody has it, and somebody may.
+    pub(super) fn free(&self, now: Time) -> bool {
         !self.held(now) && !self.cancel && self.lapsed(now).is_none()
     }
 
@@ -226,10 +229,10 @@ impl Standing {
     /// It, after whoever it was pushed to would not have it. `soon`: there was
     /// only no room.
     pub(super) fn refused(&self, now: Time, soon: bool) -> Self {
-        let offer_at = (!soon).then(|| now + OFFER_AGAIN);
+        let again = (!soon).then(|| now + OFFER_AGAIN);
         Self {
             lease: None,
-            offer_at,
+            offer_at: again.or(self.offer_at),
             ..self.clone()
         }
     }
@@ -289,7 +292,11 @@ impl Standing {
                 lease.heard = true;
                 lease.runner = Some(beat.runner.clone());
                 lease.until = now + length;
-                lease.cost_usd = usd(beat.cost_usd).or(lease.cost_usd);
+                // A figure that shrinks is an old one.
+                lease.cost_usd = usd(beat.cost_usd)
+                    .into_iter()
+                    .chain(lease.cost_usd)
+                    .reduce(f64::max);
                 lease.note = beat.note.as_ref().map(short).or(lease.note.take());
                 lease.session = session.or(lease.session.take());
             }
@@ -331,6 +338,7 @@ impl Standing {
         let by = Some((result.runner.clone(), result.fence));
         let mut ending = result.into_ending(&self.branch);
         ending.cost_usd = sum(self.lost_usd, ending.cost_usd);
+        ending.cost_is_estimate |= self.lost > 0;
         let passed_on = self.lease.as_ref().map_or(0, |it| it.passed_on);
         if let Ok(result) = &mut ending.result
             && passed_on < self.messages.len()

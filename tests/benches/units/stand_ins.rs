@@ -314,6 +314,7 @@ impl State {
                 ..RunResult::default()
             }),
             cost_usd: None,
+            cost_is_estimate: false,
         })
     }
 

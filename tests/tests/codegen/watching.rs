@@ -42,6 +42,7 @@ async fn a_run_ends_with_its_pull_request_whatever_the_case_of_its_status() {
         let ended = Sight::Ended(Ending {
             result: Ok(result),
             cost_usd: None,
+            cost_is_estimate: false,
         });
         assert_eq!(stage.sight(&run).await, Ok(ended), "{case:?}");
 
@@ -180,6 +181,7 @@ async fn failures_are_told_apart() {
         let ended = Sight::Ended(Ending {
             result: Err(failure),
             cost_usd: None,
+            cost_is_estimate: false,
         });
         assert_eq!(stage.sight(&run).await, Ok(ended));
         stage.check();

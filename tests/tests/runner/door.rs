@@ -280,3 +280,53 @@ async fn who_waits_gets_the_job_when_it_comes() {
         .expect("not for ever");
     assert_eq!((status, &leased["jobs"][0]["fence"]), (200, &json!(2)));
 }
+
+#[tokio::test]
+async fn a_runner_that_is_none_of_ours_is_understood() {
+    let door = Door::open(Duration::ZERO).await;
+    let result = |more: Value| {
+        let mut result =
+            json!({ "runner": "mac-1", "fence": 1, "outcome": "failed", "text": "No." });
+        for (key, value) in more.as_object().expect("an object") {
+            result[key] = value.clone();
+        }
+        result
+    };
+    for (key, more) in [
+        // A class that we have no word for, an answer that is no text, a cost that is a guess.
+        ("k1", json!({ "class": "error" })),
+        (
+            "k2",
+            json!({ "outcome": "succeeded", "answer": { "summary": "a" } }),
+        ),
+        ("k3", json!({ "cost_usd": 0.5, "cost_is_estimate": true })),
+    ] {
+        door.stage.start(key).await;
+        assert_eq!(door.post("/runner/v1/lease", &ask(0)).await.0, 200);
+        let path = format!("/runner/v1/jobs/{key}/result");
+        assert_eq!(door.post(&path, &result(more)).await.0, 200, "{key}");
+    }
+    let failure = door.stage.ended("k1").await.result.expect_err("a failure");
+    assert_eq!(failure.class.word(), "agent");
+    let answer = door
+        .stage
+        .ended("k2")
+        .await
+        .result
+        .expect("a success")
+        .answer;
+    assert_eq!(answer.as_deref(), Some(r#"{"summary":"a"}"#));
+    let ending = door.stage.ended("k3").await;
+    assert_eq!(
+        (ending.cost_usd, ending.cost_is_estimate),
+        (Some(0.5), true)
+    );
+    // A name that no register can hold.
+    door.stage.start("k4").await;
+    assert_eq!(door.post("/runner/v1/lease", &ask(0)).await.0, 200);
+    let long = json!({ "runner": "x".repeat(200), "fence": 1 });
+    assert_eq!(
+        door.post("/runner/v1/jobs/k4/heartbeat", &long).await.0,
+        400
+    );
+}

@@ -119,6 +119,17 @@ async fn a_runner_without_a_slot_is_asked_again_and_another_may_have_it() {
 }
 
 #[tokio::test]
+async fn a_runner_that_cannot_do_a_job_does_not_keep_it_from_others() {
+    let (unfit, fit) = (Runner::default(), Runner::default());
+    unfit.answers(&[422]);
+    let (first, second) = (unfit.serve().await, fit.serve().await);
+    let stage = stage(&[&first, &second]);
+    stage.start("k1").await;
+    assert_eq!(unfit.got(), []);
+    assert_eq!(fit.got().len(), 1);
+}
+
+#[tokio::test]
 async fn when_a_job_ends_the_next_is_pushed() {
     let runner = Runner::default();
     runner.answers(&[202, 429]);

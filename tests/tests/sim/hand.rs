@@ -115,7 +115,16 @@ impl Hand {
                     message: "the run was stopped before it began".into(),
                 });
                 let cost_usd = Some(0.0);
-                return self.report(doc, Ending { result, cost_usd }).await;
+                return self
+                    .report(
+                        doc,
+                        Ending {
+                            result,
+                            cost_usd,
+                            cost_is_estimate: false,
+                        },
+                    )
+                    .await;
             }
             Beat::Ours | Beat::Unwanted => {}
         }
@@ -199,6 +208,7 @@ impl Hand {
             return Some(Ending {
                 result,
                 cost_usd: None,
+                cost_is_estimate: false,
             });
         }
         (!run.alive(world.now)).then(|| run.ending(world.now))
@@ -401,7 +411,11 @@ impl Hand {
             &holder.runner,
             holder.fence,
             &doc.branch,
-            Ending { result, cost_usd },
+            Ending {
+                result,
+                cost_usd,
+                cost_is_estimate: false,
+            },
         );
         let refused = if self.view.world().rng.bool() {
             let report = self.queue.result(&doc.job, &result).await;

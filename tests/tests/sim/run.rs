@@ -70,7 +70,11 @@ impl Run {
             }),
         };
         let cost_usd = (self.executor == ExecutorKind::Local).then_some(0.25);
-        Ending { result, cost_usd }
+        Ending {
+            result,
+            cost_usd,
+            cost_is_estimate: false,
+        }
     }
 
     /// Takes a message in, unless it has it. The same words under another id

@@ -14,6 +14,7 @@ fn replay(file: &str, exit: &Exit, asked: bool) -> Ending {
     Ending {
         result: judge(&REAL, &seen, exit, "", asked),
         cost_usd: seen.cost.map(|it| it.own),
+        cost_is_estimate: false,
     }
 }
 

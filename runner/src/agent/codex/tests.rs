@@ -252,3 +252,13 @@ fn a_key_in_the_environment_is_used_and_on_no_command_line() {
     ]);
     assert!(both.contains(r#"base_url="http://h/v1""#), "{both}");
 }
+
+#[test]
+fn a_session_that_is_taken_up_is_not_counted_twice() {
+    let legs = ["success", "resume"].map(|it| recorded(&format!("codex-{it}.jsonl")));
+    let legs = legs.map(|it| read(&Codex, &it).spent(false));
+    let [first, both] = legs.map(|it| it.and_then(|it| it.session).expect("tokens"));
+    assert!(0.0 < first && first < both, "{first} {both}");
+    let sum = crate::agent::spent(legs);
+    assert_eq!((sum.perhaps, sum.whole), (Some(both), false));
+}
