@@ -62,6 +62,12 @@ pub(crate) trait Agent: Send + Sync {
     /// Its arguments. The prompt is no part of them: see [`Agent::said`].
     fn args(&self, job: &Job, leg: &Leg) -> Vec<String>;
 
+    /// Does it say what it costs? Else what its tokens tell is good for a bound and
+    /// not for a bill.
+    fn bills(&self) -> bool {
+        true
+    }
+
     /// Does it read further messages while it works? Else its standard input is
     /// closed after the prompt.
     fn listens(&self) -> bool;

@@ -157,7 +157,7 @@ async fn steps(
         cost_usd: if spent.whole {
             spent.usd
         } else {
-            spent.perhaps
+            spent.perhaps.filter(|_| agent.bills())
         },
         cost_is_estimate: !spent.whole,
     })

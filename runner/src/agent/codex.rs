@@ -119,6 +119,10 @@ impl Agent for Codex {
         args
     }
 
+    fn bills(&self) -> bool {
+        false
+    }
+
     fn listens(&self) -> bool {
         false
     }

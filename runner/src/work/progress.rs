@@ -45,7 +45,7 @@ impl Watcher {
         Ok(Some(Progress {
             note: seen.note.clone(),
             session: seen.session.clone().or(self.session.clone()),
-            cost_usd: spent(costs).perhaps,
+            cost_usd: spent(costs).perhaps.filter(|_| agent.bills()),
         }))
     }
 }
