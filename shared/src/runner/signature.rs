@@ -1,6 +1,7 @@
 //! Who may speak: every request carries its time and a signature over time,
 //! method, path and raw body. A request that is sent twice within the window is
-//! taken twice; that does no harm, because fences and results are made for it.
+//! taken twice: fences and results see to it that nothing begins or ends twice by
+//! that. What it can still do, SECURITY.md says.
 
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret as _, SecretString};
