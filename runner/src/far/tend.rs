@@ -495,6 +495,7 @@ impl Tender {
             result.changed_files = Some(made.files);
         }
         result.unheard |= hold.message().is_some();
+        result.heard = Some(hold.heard().clone());
         let mut backoff = Backoff::new(self.bonds.random);
         loop {
             match self.bonds.control.result(doc, &result).await {

@@ -72,7 +72,12 @@ pub(super) async fn deliver(
         title,
         body: body(job, &result.text),
     };
-    let opened = open(shop.forge.as_ref(), &ask).await?;
+    let mut asked = stop.clone();
+    let opened = tokio::select! {
+        biased;
+        _ = asked.wait_for(|it| *it) => return Err(cancelled()),
+        opened = open(shop.forge.as_ref(), &ask) => opened?,
+    };
     Ok(RunResult {
         pull_url: Some(opened.url),
         branch: (branch != job.branch).then_some(branch),

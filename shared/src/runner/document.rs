@@ -168,6 +168,9 @@ pub struct ResultDoc {
     /// Something that a person wrote while it worked did not reach the agent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unheard: bool,
+    /// The messages that it has got, as in a heartbeat: one may have come after the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard: Option<Vec<String>>,
 }
 
 impl JobDoc {
@@ -269,6 +272,7 @@ impl ResultDoc {
             cost_is_estimate: ending.cost_is_estimate,
             session: None,
             unheard: false,
+            heard: None,
         };
         match ending.result {
             Ok(result) => {

@@ -336,12 +336,14 @@ impl Standing {
     /// How it ended, in its holder's words.
     pub(super) fn ended(&self, result: ResultDoc) -> Over {
         let by = Some((result.runner.clone(), result.fence));
+        let heard = result.heard.clone().unwrap_or_default();
         let mut ending = result.into_ending(&self.branch);
         ending.cost_usd = sum(self.lost_usd, ending.cost_usd);
         ending.cost_is_estimate |= self.lost > 0;
         let passed_on = self.lease.as_ref().map_or(0, |it| it.passed_on);
+        let mut rest = self.messages.iter().skip(passed_on);
         if let Ok(result) = &mut ending.result
-            && passed_on < self.messages.len()
+            && rest.any(|it| !heard.contains(&it.id))
         {
             result.unheard = true;
         }

@@ -291,8 +291,22 @@ async fn what_people_write_reaches_whoever_works_on_it(stage: Stage) {
     assert_eq!(tell("m3").await, Told::Accepted);
     stage.report("mac-1", &leased).await;
     assert_eq!(tell("m4").await, Told::TooLate);
-    let result = stage.ended("k1").await.result.expect("a success");
-    assert!(result.unheard, "{result:?}");
+    let ended = stage.ended("k1").await.result.expect("a success");
+    assert!(ended.unheard, "{ended:?}");
+    // But what its holder had by then did not.
+    stage.start("k3").await;
+    let leased = stage.lease_one("mac-1").await;
+    let message = Message {
+        id: "m5".into(),
+        text: "Just in time.".into(),
+    };
+    let told = stage.queue.tell(&RunId::from("k3"), &message).await;
+    assert_eq!(told, Ok(Told::Accepted));
+    let mut last = result("mac-1", leased.fence);
+    last.heard = Some(vec!["m5".into()]);
+    stage.queue.result("k3", &last).await.expect("an answer");
+    let ended = stage.ended("k3").await.result.expect("a success");
+    assert!(!ended.unheard, "{ended:?}");
     // There is a bound.
     stage.start("k2").await;
     let long = Message {

@@ -243,6 +243,7 @@ pub(crate) fn result(runner: &str, fence: u64) -> ResultDoc {
         cost_is_estimate: false,
         session: None,
         unheard: false,
+        heard: None,
     }
 }
 
