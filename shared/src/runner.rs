@@ -4,6 +4,7 @@
 //! crate `runner`'s business. In reading order:
 //!
 //! * [`signature`]: who may speak here.
+//! * [`entry`]: how a request gets past that, on both sides.
 //! * [`document`]: what is said, as JSON.
 //! * `standing`: where a job stands, and what may become of it. Pure.
 //! * [`queue`]: jobs in the registers.
@@ -12,6 +13,7 @@
 //! * [`routes`]: the queue over HTTP.
 
 pub mod document;
+pub mod entry;
 mod orders;
 pub mod push;
 pub mod queue;

@@ -14,7 +14,7 @@ use shared::issue::{Time, clip};
 use shared::net::is_loopback;
 use shared::ports::Clock;
 use shared::runner::document::{HeardDoc, HeartbeatDoc, JobDoc, LeaseAsk, Leased, ResultDoc};
-use shared::runner::signature::{self, SIGNATURE, Signed, TIMESTAMP, Unauthorized, sign};
+use shared::runner::signature::{SIGNATURE, Signed, TIMESTAMP, sign};
 
 /// Connecting takes longer than this only where nobody listens.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -153,15 +153,9 @@ impl Control {
         url
     }
 
-    /// Does this request come from the control plane?
-    pub(super) fn check(
-        &self,
-        timestamp: Option<&str>,
-        signature: Option<&str>,
-        request: Signed<'_>,
-    ) -> Result<(), Unauthorized> {
-        let now = self.clock.now();
-        signature::check(&self.token, timestamp, signature, request, now)
+    /// What it signs with, and we too.
+    pub(super) fn token(&self) -> &SecretString {
+        &self.token
     }
 
     pub(super) fn now(&self) -> Time {

@@ -3,23 +3,20 @@
 
 use std::sync::Arc;
 
-use axum::body::{Bytes, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
 use shared::issue::clip;
 use shared::runner::document::JobDoc;
-use shared::runner::signature::{SIGNATURE, Signed, TIMESTAMP};
+use shared::runner::entry::{admitted, problem};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::tend::{NotTaken, Tender};
 
-/// The largest job, in bytes: its prompt is bounded by what a register holds.
-const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// What is shown of a refusal, in bytes.
 const REFUSAL_BYTES_MAX: usize = 1024;
 
@@ -56,7 +53,8 @@ impl Door {
 }
 
 async fn take(State(door): State<Arc<Door>>, request: Request) -> Response {
-    let job = match admit(&door, request).await {
+    let control = &door.tender.bonds.control;
+    let job: JobDoc = match admitted(control.token(), control.now(), request).await {
         Ok(job) => job,
         Err(refusal) => return refusal,
     };
@@ -81,32 +79,6 @@ async fn take(State(door): State<Arc<Door>>, request: Request) -> Response {
     (StatusCode::ACCEPTED, Json(json!({}))).into_response()
 }
 
-/// The job, if the control plane says so.
-async fn admit(door: &Door, request: Request) -> Result<JobDoc, Response> {
-    let (parts, body) = request.into_parts();
-    let body: Bytes = to_bytes(body, BODY_BYTES_MAX)
-        .await
-        .map_err(|_| refusal(StatusCode::PAYLOAD_TOO_LARGE, "a job has at most 1 MiB"))?;
-    let signed = Signed {
-        method: parts.method.as_str(),
-        path: parts.uri.path(),
-        body: &body,
-    };
-    let control = &door.tender.bonds.control;
-    let (timestamp, signature) = (
-        text(&parts.headers, TIMESTAMP),
-        text(&parts.headers, SIGNATURE),
-    );
-    if let Err(why) = control.check(timestamp, signature, signed) {
-        warn!("refused a job: {why}");
-        return Err(refusal(StatusCode::UNAUTHORIZED, &why.to_string()));
-    }
-    serde_json::from_slice(&body).map_err(|error| {
-        let why = format!("the body is not the JSON it should be: {error}");
-        refusal(StatusCode::BAD_REQUEST, &why)
-    })
-}
-
 fn broken(job: &JobDoc, why: &str) -> Response {
     error!(job = job.job, "cannot take a job: {why}");
     refusal(
@@ -115,11 +87,6 @@ fn broken(job: &JobDoc, why: &str) -> Response {
     )
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
-}
-
 fn refusal(status: StatusCode, why: &str) -> Response {
-    let why = clip(why, REFUSAL_BYTES_MAX);
-    (status, Json(json!({ "error": why }))).into_response()
+    problem(status, &clip(why, REFUSAL_BYTES_MAX))
 }

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Bytes, to_bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -15,16 +14,14 @@ use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
-use tracing::{error, warn};
+use tracing::error;
 
 use super::document::{HeartbeatDoc, JobDoc, LeaseAsk, Leased, ResultDoc};
+use super::entry::{admitted, problem, text};
 use super::queue::{FarRunners, Heartbeat, Report};
-use super::signature::{self, SIGNATURE, Signed, TIMESTAMP};
 use super::standing::NAME_BYTES_MAX;
 use crate::issue::IssueId;
 
-/// The largest body that a runner may send, in bytes.
-pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Nobody waits longer than this for a job, where waiting is allowed at all.
 pub const WAIT_MAX: Duration = Duration::from_secs(20);
 /// How often somebody who waits looks for a job that another copy of us took in.
@@ -147,36 +144,8 @@ fn origin(headers: &HeaderMap) -> String {
     format!("{scheme}://{}", text(headers, "host").unwrap_or_default())
 }
 
-/// What a runner says, if it is one.
 async fn admit<T: DeserializeOwned>(gate: &Gate, request: Request) -> Result<T, Response> {
-    let (parts, body) = request.into_parts();
-    let body: Bytes = to_bytes(body, BODY_BYTES_MAX)
-        .await
-        .map_err(|_| problem(StatusCode::PAYLOAD_TOO_LARGE, "a request has at most 1 MiB"))?;
-    let signed = Signed {
-        method: parts.method.as_str(),
-        path: parts.uri.path(),
-        body: &body,
-    };
-    let (timestamp, signature) = (
-        text(&parts.headers, TIMESTAMP),
-        text(&parts.headers, SIGNATURE),
-    );
-    let now = gate.runners.now();
-    if let Err(why) = signature::check(&gate.token, timestamp, signature, signed, now) {
-        warn!("refused a runner's request: {why}");
-        return Err(problem(StatusCode::UNAUTHORIZED, &why.to_string()));
-    }
-    serde_json::from_slice(&body).map_err(|error| {
-        problem(
-            StatusCode::BAD_REQUEST,
-            &format!("the body is not the JSON it should be: {error}"),
-        )
-    })
-}
-
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
+    admitted(&gate.token, gate.runners.now(), request).await
 }
 
 fn nameless(runner: &str) -> Option<Response> {
@@ -205,8 +174,4 @@ fn broken(error: &anyhow::Error) -> Response {
         StatusCode::SERVICE_UNAVAILABLE,
         "the store cannot be used now, try again",
     )
-}
-
-fn problem(status: StatusCode, why: &str) -> Response {
-    (status, Json(json!({ "error": why }))).into_response()
 }

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use shared::issue::IssueId;
 use shared::ports::Clock as _;
 use shared::runner::Gate;
-use shared::runner::routes::{BODY_BYTES_MAX, router};
+use shared::runner::entry::BODY_BYTES_MAX;
+use shared::runner::routes::router;
 use shared::runner::signature::{SIGNATURE, Signed, TIMESTAMP, sign};
 use world::serve::Server;
 
