@@ -167,12 +167,15 @@ async fn take_up(
         .leases
         .all()
         .context("read the leases of the last start")?;
-    let mut ours = Vec::new();
+    let mut reclaims = JoinSet::new();
     for job in left {
-        // Nothing of it may move before it is known whether it is still ours.
-        if let Some(hold) = tender.reclaim(job).await {
-            ours.push(hold);
-        }
+        let tender = Arc::clone(tender);
+        reclaims.spawn(async move { tender.reclaim(job).await });
+    }
+    // Nothing of them may move before it is known whether they are still ours.
+    let mut ours = Vec::new();
+    while let Some(reclaimed) = reclaims.join_next().await {
+        ours.extend(reclaimed.context("take up the leases of the last start")?);
     }
     let jobs = tender
         .executor
