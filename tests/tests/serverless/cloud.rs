@@ -50,6 +50,8 @@ pub(crate) struct Setting {
     pub(crate) schedules: usize,
     /// How the orchestrator hangs on the stream.
     pub(crate) mapping: Mapping,
+    /// Where a runner has its jobs pushed to.
+    pub(crate) runner: Option<String>,
 }
 
 impl Default for Setting {
@@ -62,6 +64,7 @@ impl Default for Setting {
             webhook_timeout: template::timeout("webhook"),
             schedules: 1,
             mapping: template::mapping(),
+            runner: None,
         }
     }
 }
@@ -125,12 +128,16 @@ impl Cloud {
         ] {
             variables.insert(name.into(), value);
         }
+        let webhook = function("webhook", setting.webhook_timeout, &variables);
+        let url = Server::start(router(webhook.clone(), setting.door, setting.seed));
+        let url = url.await.expect("a door");
+        if let Some(runner) = &setting.runner {
+            variables.insert("CYRUS_RUNNER_URL".into(), runner.clone());
+            variables.insert("CYRUS_PUBLIC_URL".into(), url.url());
+        }
         let function = |name, timeout| function(name, timeout, &variables);
-        let webhook = function("webhook", setting.webhook_timeout);
         Self {
-            url: Server::start(router(webhook.clone(), setting.door, setting.seed))
-                .await
-                .expect("a door"),
+            url,
             webhook,
             orchestrator: function("orchestrator", template::timeout("orchestrator")),
             poller: function("poller", POLLER_TIMEOUT),

@@ -1,6 +1,7 @@
 //! Some of the work in the cloud, some on a machine elsewhere, which takes its
 //! jobs from the function that hears, and tells it how they ended.
 
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
@@ -42,6 +43,7 @@ async fn some_work_in_the_cloud_and_some_on_a_machine_elsewhere() {
     let mut stories = JoinSet::new();
     stories.spawn(to_merged_changes());
     stories.spawn(by_the_runners_word_alone());
+    stories.spawn(pushed_by_the_functions());
     all(stories).await;
 }
 
@@ -140,4 +142,34 @@ async fn by_the_runners_word_alone() {
         .expect("one merge, of the commit that was judged");
     assert_eq!(github.merges().len(), 1);
     assert_eq!(cloud.stage.codegen.lock().runs().len(), 0);
+}
+
+/// A runner with an address asks for nothing: the function that acts pushes what
+/// it starts, and what there was no slot for is pushed when a slot is free.
+async fn pushed_by_the_functions() {
+    let address = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr());
+    let address = address.expect("an address").to_string();
+    let setting = Setting {
+        strategy: "local-only",
+        seed: 7,
+        runner: Some(format!("http://{address}")),
+        ..Setting::default()
+    };
+    let cloud = Cloud::begin(setting, script).await;
+    let tasks = ["survey", "chart", "sounding", "log"].map(|it| task(it, "scoper", "low", &[]));
+    let plan = json!({ "summary": "Four surveys.", "tasks": tasks });
+    let mut machine = Machine::new(&cloud, &plan);
+    machine.listen(&address);
+    machine.go();
+    machine.start();
+    let (identifier, session) = cloud.hand_over(planned_issue()).await;
+    let issue = cloud.until_done(&identifier).await;
+    assert_eq!(issue["outcome"], "succeeded", "{issue:#}");
+    cloud.assert_last_word(&session);
+    machine.until_free().await;
+    let mut begun = machine.begun();
+    begun.sort();
+    assert_eq!(begun, ["chart", "log", "plan", "sounding", "survey"]);
+    assert!(!machine.log().contains("asks"), "{}", machine.log());
+    assert!(cloud.pump().told().dead.is_empty());
 }

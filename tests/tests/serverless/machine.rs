@@ -30,6 +30,8 @@ pub(crate) struct Machine {
     home: PathBuf,
     variables: BTreeMap<String, String>,
     process: Option<Child>,
+    /// Where its jobs are pushed to; without it asks for them.
+    listen: Option<String>,
 }
 
 impl Machine {
@@ -59,7 +61,12 @@ impl Machine {
             home,
             variables,
             process: None,
+            listen: None,
         }
+    }
+
+    pub(crate) fn listen(&mut self, address: &str) {
+        self.listen = Some(address.to_owned());
     }
 
     pub(crate) fn start(&mut self) {
@@ -69,6 +76,7 @@ impl Machine {
             .open(self.home.join("log"));
         let child = Command::new(cyrus())
             .arg("runner")
+            .args(self.listen.iter().flat_map(|it| ["--listen", it]))
             .env_clear()
             .envs(&self.variables)
             .stderr(log.expect("a log"))
