@@ -221,7 +221,7 @@ async fn tools(settings: &Settings, env: &Env, findings: &mut Vec<Finding>) {
 /// The agent programs that are there, and those that should be.
 async fn agents(settings: &Settings, env: &Env, findings: &mut Vec<Finding>) {
     let agent_env = agent_env(env.0.clone(), &settings.runner.agent_env);
-    let programs = agent_programs(settings, env);
+    let programs = agent_programs(settings);
     let installed = installed(&programs, agent_env.path());
     for (name, place) in &programs {
         let check = match name.as_str() {

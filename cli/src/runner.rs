@@ -96,7 +96,7 @@ pub(crate) async fn runner(common: &Common, options: &Options) -> anyhow::Result
         return Err(misuse("runner.concurrency", &settings.place, what).into());
     }
     let agent_env = ::runner::agent_env(env.0.clone(), &settings.runner.agent_env);
-    let programs = agent_programs(&settings, &env);
+    let programs = agent_programs(&settings);
     let agents = ::runner::installed(&programs, agent_env.path());
     if agents.is_empty() {
         return Err(Missing {

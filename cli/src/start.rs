@@ -191,7 +191,7 @@ fn local(
         supervisor: vec![this_program.into(), "job".into()],
         setup_script: settings.runner.setup_script.clone(),
         keep: false,
-        agents: agent_programs(settings, env),
+        agents: agent_programs(settings),
         agent_env: runner::agent_env(env.0.clone(), &settings.runner.agent_env),
         git_env: runner::git_env(env.0.clone()),
         forge,
@@ -201,11 +201,8 @@ fn local(
 }
 
 /// Where the agent programs are to be looked for.
-pub(crate) fn agent_programs(settings: &Settings, env: &Env) -> BTreeMap<String, PathBuf> {
-    runner::programs(|variable| match variable {
-        "CLAUDE_BIN" => Some(settings.runner.claude_bin.clone()),
-        other => env.get(other).map(PathBuf::from),
-    })
+pub(crate) fn agent_programs(settings: &Settings) -> BTreeMap<String, PathBuf> {
+    runner::programs(|variable| settings.runner.programs.get(variable).cloned())
 }
 
 pub(crate) async fn shutdown() {

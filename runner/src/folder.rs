@@ -206,11 +206,11 @@ fn read<T: DeserializeOwned>(folder: &Path, name: &str) -> io::Result<Option<T>>
     }
 }
 
-fn write<T: Serialize>(folder: &Path, name: &str, value: &T) -> io::Result<()> {
+/// All of it or nothing, and on the disk before this returns.
+pub(crate) fn write<T: Serialize>(folder: &Path, name: &str, value: &T) -> io::Result<()> {
     write_bytes(folder, name, &serde_json::to_vec(value)?)
 }
 
-/// All of it or nothing, and on the disk before this returns.
 fn write_bytes(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let draft = folder.join(format!("{name}.draft"));
     let mut file = OpenOptions::new()

@@ -132,7 +132,8 @@ pub struct RunnerSettings {
     pub heartbeat: Duration,
     /// Variables that agents get beside the fixed list.
     pub agent_env: Vec<String>,
-    pub claude_bin: PathBuf,
+    /// Where agent programs are, by the variable that says so: `CLAUDE_BIN`, ….
+    pub programs: BTreeMap<String, PathBuf>,
     /// Runs in every new worktree, before the repository's own script.
     pub setup_script: Option<PathBuf>,
     pub token: Option<Secret>,

@@ -83,7 +83,7 @@ fn without_our_keys_the_defaults_hold() {
     assert_eq!(limits.task_timeout_seconds, 120 * 60);
     assert_eq!(settings.runner.concurrency, 2);
     assert_eq!(settings.runner.heartbeat, Duration::from_secs(30));
-    assert_eq!(settings.runner.claude_bin, Path::new("claude"));
+    assert!(settings.runner.programs.is_empty(), "their own names hold");
     assert_eq!(settings.verbosity, Verbosity::Normal);
     assert_eq!(
         settings.store,
@@ -201,7 +201,7 @@ fn a_variable_beats_the_file() {
     assert_eq!(settings.linear.api_url, "http://127.0.0.1:9/graphql");
     assert_eq!(settings.github.api_url, "http://127.0.0.1:9/api/v3");
     assert_eq!(
-        settings.runner.claude_bin,
+        settings.runner.programs["CLAUDE_BIN"],
         Path::new("/home/ann/bin/claude")
     );
 

@@ -167,11 +167,11 @@ pub(crate) async fn until(what: &str, is: impl Fn() -> bool) {
 
 /// A service without agents of its own.
 pub(crate) async fn control_plane() -> Town {
-    patient_with_runners(HEARTBEAT_SECONDS).await
+    control_plane_with_heartbeats(HEARTBEAT_SECONDS).await
 }
 
-/// The same with leases of three times so long.
-pub(crate) async fn patient_with_runners(heartbeat_seconds: f64) -> Town {
+/// The same, which wants to hear of its runners this often: a lease is three times as long.
+pub(crate) async fn control_plane_with_heartbeats(heartbeat_seconds: f64) -> Town {
     let mut town = Town::new("local-only", "auto", cloud).await;
     let mut config = town.stage.config("local-only", "auto");
     config["runner"] = json!({ "concurrency": 0, "heartbeatSeconds": heartbeat_seconds });

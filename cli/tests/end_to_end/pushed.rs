@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use shared::runner::signature::{SIGNATURE, Signed, TIMESTAMP, sign};
 
 use crate::far::{
-    Machine, TOKEN, all_tasks_are_merged, begun, control_plane, go, patient_control_plane,
-    patient_with_runners, small_issue, until,
+    Machine, TOKEN, all_tasks_are_merged, begun, control_plane, control_plane_with_heartbeats, go,
+    patient_control_plane, small_issue, until,
 };
 use crate::town::{Town, is_done, planned_issue, state};
 
@@ -71,7 +71,7 @@ async fn jobs_are_pushed_to_a_runner_with_an_address() {
 async fn whoever_is_killed_goes_on_where_it_was() {
     for push in [true, false] {
         // Nobody is away for as long as a lease.
-        let mut town = patient_with_runners(4.0).await;
+        let mut town = control_plane_with_heartbeats(4.0).await;
         // Slow enough to be hit in the middle.
         fs::write(town.folder.path().join("bin/speed"), "300").expect("its speed");
         let addresses: [String; 1] = with_runners(&mut town);

@@ -1,14 +1,14 @@
 //! The jobs that are ours, on the disk: so a restart knows what to go on with,
 //! and under which fence.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use shared::runner::document::JobDoc;
 
-use crate::folder::Folder;
+use crate::folder::{Folder, write};
 
 pub(super) struct Leases {
     folder: PathBuf,
@@ -35,17 +35,7 @@ impl Leases {
 
     /// Durable when this returns.
     pub(super) fn keep(&self, key: &str, job: &JobDoc) -> io::Result<()> {
-        let draft = self.folder.join(format!("{key}.draft"));
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&draft)?;
-        file.write_all(&serde_json::to_vec(job)?)?;
-        file.sync_all()?;
-        fs::rename(&draft, self.path(key))?;
-        File::open(&self.folder)?.sync_all()
+        write(&self.folder, &format!("{key}.json"), job)
     }
 
     pub(super) fn forget(&self, key: &str) {

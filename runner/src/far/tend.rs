@@ -1,7 +1,7 @@
 //! One job in our hands: heartbeats while it is worked on, its result in the
 //! end, and an end at once where it is not ours any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use shared::issue::{Ending, Failure, FailureClass, Repository, RunId, Sight, Time, clip};
 use shared::ports::{Executor as _, Message, Told};
-use shared::runner::document::{Action, HeartbeatDoc, JobDoc, ResultDoc};
+use shared::runner::document::{Action, HEARTBEATS_PER_LEASE, HeartbeatDoc, JobDoc, ResultDoc};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{error, info, warn};
@@ -19,8 +19,6 @@ use super::control::{Control, Heard, Taken};
 use super::held::{Leases, local_key};
 use crate::executor::{LocalExecutor, Progress, Tenure};
 
-/// A lease lasts this many heartbeats, where the control plane does not say how long.
-const HEARTBEATS_PER_LEASE: u32 = 3;
 /// No heartbeat comes later than this: a stop or a message comes back with it.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(5);
 /// What a lease is taken to be where nothing tells.
@@ -47,8 +45,8 @@ pub(super) struct Hold {
     good_until: Mutex<Option<Good>>,
     /// Who says before that there is no such job is not believed.
     patience: Mutex<Instant>,
-    /// What was written for its agent, and it has not got yet.
-    message: Mutex<Option<Message>>,
+    /// What was written for its agent, and it has not got yet, oldest first.
+    messages: Mutex<VecDeque<Message>>,
     /// The messages that the agent gets, by their ids.
     heard: Mutex<Vec<String>>,
 }
@@ -98,7 +96,7 @@ impl Bonds {
             length,
             good_until: Mutex::default(),
             patience: Mutex::new(Instant::now() + length.unwrap_or(LENGTH)),
-            message: Mutex::default(),
+            messages: Mutex::default(),
             heard: Mutex::default(),
         });
         self.holds().insert(key, Arc::clone(&hold));
@@ -143,7 +141,7 @@ impl Bonds {
                         .unwrap_or_else(|| format!("at-{}", asked_by_the_wall.as_nanosecond())),
                     text: heard.message.unwrap_or_default(),
                 };
-                *hold.message() = Some(message);
+                hold.hears(message);
                 Beat::Ours
             }
         })
@@ -186,8 +184,18 @@ impl Hold {
         self.patience.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn message(&self) -> MutexGuard<'_, Option<Message>> {
-        self.message.lock().unwrap_or_else(PoisonError::into_inner)
+    fn messages(&self) -> MutexGuard<'_, VecDeque<Message>> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a message for the agent, unless it is known: it comes again until it
+    /// is known over there that we have it.
+    fn hears(&self, message: Message) {
+        let mut messages = self.messages();
+        let waits = messages.iter().any(|it| it.id == message.id);
+        if !waits && !self.heard().contains(&message.id) {
+            messages.push_back(message);
+        }
     }
 
     fn heard(&self) -> MutexGuard<'_, Vec<String>> {
@@ -447,12 +455,12 @@ impl Tender {
 
     /// Gives the agent what was written for it; true when it has it.
     async fn pass_on(&self, hold: &Hold, run: &RunId) -> bool {
-        let Some(message) = hold.message().clone() else {
+        let Some(message) = hold.messages().front().cloned() else {
             return false;
         };
         match self.executor.tell(run, &message).await {
             Ok(Told::Accepted) => {
-                hold.message().take();
+                hold.messages().pop_front();
                 hold.heard().push(message.id);
                 true
             }
@@ -494,7 +502,7 @@ impl Tender {
             result.head_sha = Some(made.sha);
             result.changed_files = Some(made.files);
         }
-        result.unheard |= hold.message().is_some();
+        result.unheard |= !hold.messages().is_empty();
         result.heard = Some(hold.heard().clone());
         let mut backoff = Backoff::new(self.bonds.random);
         loop {
@@ -554,5 +562,41 @@ fn unspent(failure: Failure) -> Ending {
         result: Err(failure),
         cost_usd: Some(0.0),
         cost_is_estimate: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_waits_for_its_turn_and_is_kept_once() {
+        let doc = serde_json::json!({
+            "job": "k", "fence": 1, "lease_until": "2026-01-01T00:00:00Z", "callback": "",
+            "issue": { "id": "i", "identifier": "ENG-1", "title": "", "url": "" },
+            "task": { "id": "t", "kind": "builder", "title": "", "prompt": "" },
+            "repository": "app", "base_branch": "main", "branch": "b",
+            "agent": { "program": "claude", "model": null, "resume": null,
+                       "allowed_tools": [], "disallowed_tools": [], "mcp": [] },
+            "limits": { "cost_usd": null, "seconds": 1 },
+        });
+        let hold = Hold {
+            key: "k.1".into(),
+            doc: serde_json::from_value(doc).expect("a job"),
+            length: None,
+            good_until: Mutex::default(),
+            patience: Mutex::new(Instant::now()),
+            messages: Mutex::default(),
+            heard: Mutex::new(vec!["m0".into()]),
+        };
+        // One that the agent has already, and one that comes again while it waits.
+        for id in ["m0", "m1", "m2", "m1"] {
+            hold.hears(Message {
+                id: id.into(),
+                text: String::new(),
+            });
+        }
+        let waiting: Vec<String> = hold.messages().iter().map(|it| it.id.clone()).collect();
+        assert_eq!(waiting, ["m1", "m2"]);
     }
 }

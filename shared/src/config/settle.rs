@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ const ATTEMPTS: u32 = 3;
 const TASK_TIMEOUT_MINUTES: f64 = 120.0;
 const CONCURRENCY: u32 = 2;
 const HEARTBEAT_SECONDS: f64 = 30.0;
+/// How the variables end that name a program.
+const PROGRAM_SUFFIX: &str = "_BIN";
 
 pub(super) fn settle(
     file: ConfigFile,
@@ -116,11 +118,7 @@ pub(super) fn settle(
             concurrency: file.concurrency.unwrap_or(CONCURRENCY) as usize,
             heartbeat: seconds(file.heartbeat_seconds, HEARTBEAT_SECONDS),
             agent_env: file.agent_env,
-            // A bare name is looked for on the agents' PATH.
-            claude_bin: expand_home(
-                variables.env.get("CLAUDE_BIN").unwrap_or("claude"),
-                variables.at.user_home,
-            ),
+            programs: programs(variables),
             setup_script: file.setup_script,
             token: variables.secret("CYRUS_RUNNER_TOKEN"),
             urls: variables.private_urls("CYRUS_RUNNER_URL"),
@@ -138,6 +136,15 @@ pub(super) fn settle(
             ..file.agents
         },
     }
+}
+
+/// Every variable that names a program. A bare name is looked for on the agents' PATH.
+fn programs(variables: &Variables<'_>) -> BTreeMap<String, PathBuf> {
+    let named = variables.env.0.iter();
+    let named = named.filter(|(name, place)| name.ends_with(PROGRAM_SUFFIX) && !place.is_empty());
+    named
+        .map(|(name, place)| (name.clone(), expand_home(place, variables.at.user_home)))
+        .collect()
 }
 
 fn strategy(file: &ConfigFile, variables: &Variables<'_>, place: &str) -> Strategy {

@@ -23,9 +23,6 @@ const LANE_CALL_SECONDS: i64 = 40;
 /// A start takes so long at the most: one that went out under a claim that has
 /// lapsed would be made by two of us.
 const START_SECONDS: i64 = LEASE_SECONDS - 5;
-/// How long a job whose runner is silent waits for another one, where it may go
-/// to the cloud instead.
-const PATIENCE_SECONDS: i64 = 60;
 
 impl Engine {
     /// Makes effects that were claimed, one after another, and says what came of
@@ -232,7 +229,7 @@ fn job(issue: &Issue, id: &TaskId, executor: ExecutorKind, key: Uuid) -> Result<
         },
         cost_max: policy.cost_per_task_max,
         seconds_max: policy.task_timeout_seconds,
-        patience_seconds: policy.strategy.may_move().then_some(PATIENCE_SECONDS),
+        patience_seconds: policy.patience_seconds(),
     })
 }
 

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::plan::MAIN;
 use super::{Spec, TaskKind, words_enum};
 
+/// After this long a job whose runner is silent is tried in the cloud instead.
+const PATIENCE_SECONDS: i64 = 60;
+
 /// The issue as read from Linear, and the policy for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Briefing {
@@ -68,6 +71,12 @@ impl Policy {
             agent.disallowed_tools.clone_from(&tools.disallowed);
         }
         agent
+    }
+
+    /// How long a job whose runner is silent waits for another one; `None`: as
+    /// long as it takes, for it may go nowhere else.
+    pub fn patience_seconds(&self) -> Option<i64> {
+        self.strategy.may_move().then_some(PATIENCE_SECONDS)
     }
 }
 

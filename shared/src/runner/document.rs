@@ -10,6 +10,8 @@ use crate::issue::{
 };
 use crate::ports::Job;
 
+/// A lease lasts this many heartbeats.
+pub const HEARTBEATS_PER_LEASE: u32 = 3;
 /// The answer of a run, where one was asked for, has at most this many bytes.
 pub const ANSWER_BYTES_MAX: usize = 128 * 1024;
 

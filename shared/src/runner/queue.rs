@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
-use super::document::{HeardDoc, HeartbeatDoc, JobDoc, LeaseAsk, ResultDoc};
+use super::document::{HEARTBEATS_PER_LEASE, HeardDoc, HeartbeatDoc, JobDoc, LeaseAsk, ResultDoc};
 use super::orders::REGISTER_BYTES_MAX;
 use super::push::{Answer, Push};
 use super::standing::{Kept, Over, Standing};
@@ -33,8 +33,6 @@ use crate::ports::{AppendError, Clock, Job, RegisterWrite, Registers};
 pub(super) const JOBS: &str = "jobs";
 pub(super) const ORDERS: &str = "orders";
 pub(super) const RESULTS: &str = "results";
-/// A lease lasts this many heartbeats.
-const HEARTBEATS_PER_LEASE: i32 = 3;
 /// A runner gets at most this many jobs at once.
 const JOBS_PER_LEASE_MAX: usize = 10;
 /// How long it is known how a job ended.
@@ -89,11 +87,11 @@ enum Found {
 impl FarRunners {
     /// `heartbeat`: how often runners are to be heard.
     pub fn new(registers: Arc<dyn Registers>, clock: Arc<dyn Clock>, heartbeat: Duration) -> Self {
-        let heartbeat = SignedDuration::try_from(heartbeat).unwrap_or(SignedDuration::MAX);
+        let lease = heartbeat.saturating_mul(HEARTBEATS_PER_LEASE);
         Self {
             registers,
             clock,
-            lease: heartbeat.saturating_mul(HEARTBEATS_PER_LEASE),
+            lease: SignedDuration::try_from(lease).unwrap_or(SignedDuration::MAX),
             push: None,
             arrived: Notify::new(),
         }
@@ -135,7 +133,7 @@ impl FarRunners {
             }
             let hand_out = self.hand_out(&key, version, &standing, Some(&ask.runner), here);
             match hand_out.await {
-                Ok(job) => leased.extend(job),
+                Ok(handed) => leased.extend(handed.map(|(job, _)| job)),
                 // What was leased by now must not wait for its lease to lapse.
                 Err(error) if !leased.is_empty() => {
                     error!(job = key, "could not hand out the job: {error:#}");
@@ -154,7 +152,7 @@ impl FarRunners {
         standing: &Standing,
         runner: Option<&str>,
         here: &str,
-    ) -> anyhow::Result<Option<JobDoc>> {
+    ) -> anyhow::Result<Option<(JobDoc, Standing)>> {
         if self.read::<Over>(RESULTS, key).await?.is_some() {
             // A start that was late put it here again; it has had its run.
             self.write::<Kept>(JOBS, key, None, None, version).await?;
@@ -181,7 +179,7 @@ impl FarRunners {
         }
         let fence = leased.fence;
         if !self
-            .write(JOBS, key, Some(&Kept::Open(leased)), None, version)
+            .write(JOBS, key, Some(&Kept::Open(leased.clone())), None, version)
             .await?
         {
             return Ok(None);
@@ -190,7 +188,8 @@ impl FarRunners {
         let callback = format!("{here}/runner/v1/jobs/{key}");
         let seconds = self.lease.as_secs_f64();
         let job = Job { cost_max, ..job };
-        Ok(Some(JobDoc::new(&job, fence, until, seconds, callback)))
+        let job = JobDoc::new(&job, fence, until, seconds, callback);
+        Ok(Some((job, leased)))
     }
 
     /// Pushes a job, if jobs are pushed.
@@ -254,7 +253,7 @@ impl FarRunners {
                 return Ok(());
             }
             let handed = self.hand_out(key, version, &standing, None, push.callback());
-            let Some(job) = handed.await? else {
+            let Some((job, leased)) = handed.await? else {
                 return Ok(());
             };
             let at = &place.url;
@@ -276,8 +275,7 @@ impl FarRunners {
                 }
             };
             // Nobody else gets this fence, though nobody has it.
-            let until = job.lease_until;
-            standing = standing.leased(None, until).refused(self.now(), soon);
+            standing = leased.refused(self.now(), soon);
             let kept = Kept::Open(standing.clone());
             if !self
                 .write(JOBS, key, Some(&kept), None, version + 1)
@@ -285,6 +283,7 @@ impl FarRunners {
             {
                 return Ok(());
             }
+            // The lease was one write, giving it back another.
             version += 2;
         }
         Ok(())

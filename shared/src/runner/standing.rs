@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use super::document::{Action, HeardDoc, HeartbeatDoc, LeaseAsk, ResultDoc, usd};
-use crate::issue::{Ending, Failure, FailureClass, IssueId, Sight, Time, clip};
+use crate::issue::{Ending, Failure, FailureClass, IssueId, Sight, Time};
 use crate::ports::{Job, Message};
 
 /// A job that this many runners have begun and not been heard of again is given
@@ -21,8 +21,6 @@ const MESSAGES_BYTES_MAX: usize = 128 * 1024;
 const OFFER_AGAIN: SignedDuration = SignedDuration::from_secs(30);
 /// What a runner calls itself, in bytes.
 pub(super) const NAME_BYTES_MAX: usize = 128;
-/// A note, or a session's id, in bytes.
-const NOTE_BYTES_MAX: usize = 500;
 
 /// What a register of a job holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,8 +79,6 @@ pub(super) struct Lease {
     /// Its holder has been heard. Before that no agent runs.
     pub(super) heard: bool,
     pub(super) cost_usd: Option<f64>,
-    pub(super) note: Option<String>,
-    pub(super) session: Option<String>,
     /// How many of the messages its holder has.
     #[serde(default)]
     passed_on: usize,
@@ -218,8 +214,6 @@ impl Standing {
                 until,
                 heard: false,
                 cost_usd: None,
-                note: None,
-                session: None,
                 passed_on: 0,
             }),
             ..self.without_lease()
@@ -270,12 +264,8 @@ impl Standing {
         let (mut worth_it, mut until) = (false, now);
         let mut message = None;
         if let Some(lease) = &mut heard.lease {
-            let short = |it: &String| clip(it, NOTE_BYTES_MAX);
             let left = lease.until.duration_since(now);
-            let session = beat.session.as_ref().map(short);
-            worth_it = !lease.heard
-                || left.saturating_mul(3) < length.saturating_mul(2)
-                || (session.is_some() && session != lease.session);
+            worth_it = !lease.heard || left.saturating_mul(3) < length.saturating_mul(2);
             // The next message, until its holder says that it has it; one that
             // says nothing of that gets each once.
             let has = |it: &Message| beat.heard.as_ref().is_some_and(|ids| ids.contains(&it.id));
@@ -297,8 +287,6 @@ impl Standing {
                     .into_iter()
                     .chain(lease.cost_usd)
                     .reduce(f64::max);
-                lease.note = beat.note.as_ref().map(short).or(lease.note.take());
-                lease.session = session.or(lease.session.take());
             }
             until = lease.until;
         }
