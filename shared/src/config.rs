@@ -37,7 +37,7 @@ pub use self::repository::RepositorySettings;
 pub use self::secret::{Absent, Reference, Secret, Secrets};
 pub(crate) use self::secret::{plain, read_file as read_secret_file};
 pub use self::sources::{Sources, of_environment, place_of_store};
-use crate::issue::{Planning, Strategy, Verbosity};
+use crate::issue::{Approval, Planning, Strategy, Verbosity};
 use crate::secrets::Vault;
 
 /// The largest configuration that is read, in bytes.
@@ -95,9 +95,10 @@ pub enum StorePlace {
     Dynamodb(String),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PlanningSettings {
     pub mode: Planning,
+    pub approval: Approval,
     pub tasks_max: usize,
     pub sub_issues: bool,
 }

@@ -187,7 +187,7 @@ impl Guarded {
                 class: FailureClass::Auth | FailureClass::Quota,
                 why,
             }) => Some((clip(why, REASON_BYTES_MAX), FAILURES_MAX)),
-            Some(Fault::Busy { .. } | Fault::Permanent { .. }) | None => None,
+            Some(Fault::Busy { .. } | Fault::Down { .. } | Fault::Permanent { .. }) | None => None,
         };
         let noted = self.change(
             BREAKERS,

@@ -5,9 +5,13 @@
 //! [`Record`]s, from which everything here can be told again.
 
 mod advance;
+pub mod conditions;
 mod event;
 mod evolve;
+pub mod forecast;
 pub mod frame;
+pub mod history;
+pub mod money;
 mod outcome;
 mod owed;
 pub mod pace;
@@ -24,6 +28,7 @@ pub mod words;
 use serde::{Deserialize, Serialize};
 
 pub use self::advance::advance;
+pub use self::conditions::{Approval, Availability, Conditions, DayLedger, Pause, Rules, utc_day};
 pub use self::event::{Event, Record, RoundOutcome, Settled, leaves_work};
 pub use self::evolve::evolve;
 pub use self::owed::{Claim, Doubt, Due, How, Owed};
@@ -203,6 +208,8 @@ pub enum CancelReason {
     State(String),
     /// Trashed or removed.
     Removed,
+    /// An operator, by command or by answering a question with it.
+    Command,
 }
 
 /// What making an effect brought.
@@ -318,6 +325,10 @@ pub enum Fault {
     /// It was certainly not made, or may be repeated without harm.
     #[error("{why}")]
     Transient { why: String },
+    /// The executor as a whole takes nothing now: its breaker is open, its token or
+    /// its credit is used up. No run was made; another executor may be asked.
+    #[error("{why}")]
+    Down { why: String },
     /// The other side asks to wait (429, no free slot). Does not count as a try.
     #[error("{why}")]
     Busy {
@@ -440,6 +451,11 @@ pub enum Activity {
         action: String,
         parameter: String,
         result: Option<String>,
+    },
+    /// A question to a person, with the answers that can be picked.
+    Elicitation {
+        question: String,
+        options: Vec<String>,
     },
     Response(String),
     Error(String),

@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use crate::issue::{
     Activity, AgentPolicy, Brief, Event, ExecutorKind, Fault, IssueId, MergeMethod, Policy,
-    PullFacts, Record, Repository, RunId, Seq, SessionId, Sight, Stage, TaskId, TaskKind, Time,
+    PullFacts, Record, Repository, Rules, RunId, Seq, SessionId, Sight, Stage, TaskId, TaskKind,
+    Time,
 };
 
 /// Everything the engine can reach.
@@ -36,6 +37,9 @@ pub trait Policies: Send + Sync {
     /// The policy for an issue, or a sentence for its author: why there is
     /// none, and what to do about it.
     async fn policy(&self, brief: &Brief) -> Result<Policy, String>;
+
+    /// What holds for all issues now, those in flight included.
+    async fn rules(&self) -> Rules;
 }
 
 /// The log has no event there, although it has later ones.
@@ -352,6 +356,21 @@ pub trait Executor: Send + Sync {
         let _ = (run, message);
         Ok(Told::TooLate)
     }
+
+    /// Whether it takes runs now, and how many at once. A guess to choose by: a
+    /// start may still find it otherwise.
+    async fn health(&self) -> Health {
+        Health::default()
+    }
+}
+
+/// How an executor stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Why nothing should be sent there; a sentence that names no executor.
+    pub down: Option<String>,
+    /// Runs that would begin at once; `None`: any number, or nobody knows.
+    pub slots_free: Option<usize>,
 }
 
 /// Something for an agent at work.

@@ -6,7 +6,7 @@ pub mod status;
 
 use serde::Serialize;
 
-use crate::issue::{Issue, Record, Task, Time, route, words};
+use crate::issue::{Conditions, ExecutorKind, Issue, Record, Task, Time, route, words};
 use crate::ports::Head;
 
 /// `GET /api/v1/issues/{issue}`.
@@ -110,17 +110,16 @@ pub fn issue(issue: &Issue) -> IssueDoc {
 
 fn task(issue: &Issue, task: &Task) -> TaskDoc {
     // Where a task will go is known before it goes.
-    let route = || {
-        Some(route::route(
-            &task.spec,
-            issue.policy.as_ref()?.strategy,
-            task.lost,
-        ))
+    let conditions = Conditions::fair(issue.policy.as_deref(), issue.last_at);
+    let ask = route::Ask {
+        spec: &task.spec,
+        lost: task.lost,
+        fits: ExecutorKind::ALL,
     };
-    let planned = if task.executor.is_none() {
-        route()
-    } else {
-        None
+    let planned = match route::route(&ask, &conditions) {
+        route::Choice::Go { executor, why, .. } | route::Choice::Wait { executor, why } => {
+            issue.policy.as_ref().map(|_| (executor, why))
+        }
     };
     let (executor, why) = planned.unzip();
     TaskDoc {

@@ -109,7 +109,7 @@ async fn open(forge: &dyn Forge, ask: &OpenAsk) -> Result<Opened, Failure> {
                 retry_after_seconds,
                 ..
             } => retry_after_seconds.map_or(pause, |it| Duration::from_secs(it.into())),
-            Fault::Transient { .. } | Fault::Ambiguous { .. } => pause,
+            Fault::Transient { .. } | Fault::Ambiguous { .. } | Fault::Down { .. } => pause,
         };
         if tries == OPEN_TRIES_MAX {
             return Err(Failure {

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use super::read::Object;
+use super::read::{self, Object};
 use super::repository::{self, RepositorySettings};
 use super::secret::{self, Noticed, Secret, Secrets};
 use super::{AgentDefaults, ModeTools, Models, Workspace, expand, expand_home, tools};
-use crate::issue::{Planning, Strategy, Verbosity};
+use crate::issue::{Approval, Planning, Strategy, Verbosity};
 
 /// USD; more is a slip of the pen.
 pub(super) const COST_RANGE: RangeInclusive<f64> = 0.0..=100_000.0;
@@ -30,20 +30,20 @@ pub(super) const MODES: [&str; 5] = [
     "graphite-orchestrator",
 ];
 
-pub(super) const STRATEGIES: &[(&str, Option<Strategy>)] = &[
-    ("local-only", Some(Strategy::LocalOnly)),
-    ("cloud-only", Some(Strategy::CloudOnly)),
-    ("hybrid-smart", Some(Strategy::HybridSmart)),
-    ("hybrid-parallel", Some(Strategy::HybridParallel)),
+pub(super) const STRATEGIES: &[(&str, Strategy)] = &[
+    ("local-only", Strategy::LocalOnly),
+    ("cloud-only", Strategy::CloudOnly),
+    ("hybrid-smart", Strategy::HybridSmart),
+    ("hybrid-parallel", Strategy::HybridParallel),
+    ("cost-optimized", Strategy::CostOptimized),
 ];
-pub(super) const COST_OPTIMIZED: &str = "`cost-optimized` comes with a later version; use \
-    `local-only`, `cloud-only`, `hybrid-smart` or `hybrid-parallel`";
 
 /// What stands in the file; `None` where a key is absent.
 #[derive(Debug)]
 pub(super) struct ConfigFile {
     pub(super) codegen: Option<CodegenKeys>,
     pub(super) planning_mode: Option<Planning>,
+    pub(super) planning_approval: Option<Approval>,
     pub(super) planning_max_tasks: Option<u32>,
     pub(super) planning_sub_issues: Option<bool>,
     pub(super) limits: CostKeys,
@@ -97,11 +97,11 @@ impl ConfigFile {
         let planning = document.object("planning");
         let limits = document.object("limits");
         let runner = document.object("runner");
-        approval(&planning);
         let mut workspaces = workspaces(&document, at);
         let file = Self {
             codegen: codegen(&document, at),
             planning_mode: planning.word("mode", PLANNING_MODES),
+            planning_approval: approval(&planning),
             planning_max_tasks: planning.whole("maxTasks", MAX_TASKS_RANGE),
             planning_sub_issues: planning.flag("subIssues"),
             limits: costs(&limits),
@@ -145,18 +145,11 @@ fn codegen(document: &Object<'_>, at: &Whereabouts<'_>) -> Option<CodegenKeys> {
         return None;
     }
     let features = codegen.object("features");
-    let strategy = match codegen.get("strategy").and_then(|it| it.as_str()) {
-        Some("cost-optimized") => {
-            codegen.problem("strategy", COST_OPTIMIZED);
-            None
-        }
-        _ => codegen.word("strategy", STRATEGIES).flatten(),
-    };
     let keys = CodegenKeys {
         enabled: codegen.flag("enabled").unwrap_or(true),
         org_id: org_id(&codegen),
         token: secret(&codegen, "apiToken", at),
-        strategy,
+        strategy: codegen.word("strategy", STRATEGIES),
         costs: costs(&codegen),
         cost_per_run: codegen.number("costPerRun", COST_RANGE),
         parallel_execution: features.flag("parallelExecution"),
@@ -186,19 +179,29 @@ fn costs(object: &Object<'_>) -> CostKeys {
     }
 }
 
-fn approval(planning: &Object<'_>) {
-    let Some(value) = planning.get("approval") else {
-        return;
+/// How `over:USD` begins.
+const OVER: &str = "over:";
+
+fn approval(planning: &Object<'_>) -> Option<Approval> {
+    let value = planning.get("approval")?;
+    let over = |text: &str| {
+        let usd: f64 = text.strip_prefix(OVER)?.parse().ok()?;
+        COST_RANGE.contains(&usd).then_some(Approval::Over(usd))
     };
-    let must = "must be `never` (`always` and `over:USD` come with a later version)";
-    match value.as_str() {
-        Some("never") => {}
-        Some("always") => planning.problem("approval", format!("is `always`, {must}")),
-        Some(over) if over.starts_with("over:") => {
-            planning.problem("approval", format!("asks for approval over a cost, {must}"));
-        }
-        Some(_) | None => planning.problem("approval", must),
+    let approval = match value.as_str() {
+        Some("never") => Some(Approval::Never),
+        Some("always") => Some(Approval::Always),
+        Some(text) => over(text),
+        None => None,
+    };
+    if approval.is_none() {
+        let what = format!(
+            "must be `never`, `always` or `over:USD`, like `over:5`, with {}",
+            read::number_words(&COST_RANGE)
+        );
+        planning.problem("approval", what);
     }
+    approval
 }
 
 /// Variables that agents may have. Our own secrets are not among them, whoever asks.

@@ -99,7 +99,9 @@ pub(super) const KEYS: &[Key] = &[
     })
     .at_next_start(),
     key("planning.mode", |it| json!(it.planning.mode)),
-    key("planning.approval", |_| json!("never")),
+    key("planning.approval", |it| {
+        json!(it.planning.approval.to_string())
+    }),
     key("planning.maxTasks", |it| json!(it.planning.tasks_max)),
     key("planning.subIssues", |it| json!(it.planning.sub_issues)),
     key("limits.maxCostPerTask", |it| json!(it.costs.per_task_max))

@@ -18,7 +18,7 @@ use super::keys::{self, Entry};
 use super::secret::Secrets;
 use super::sources::{KEPT_PLACE, Origin};
 use super::{ConfigError, Env, Loaded, Problem, Settings, Sources};
-use crate::issue::{Brief, Policy};
+use crate::issue::{Brief, Policy, Rules};
 use crate::ports::{AppendError, Clock, Policies, Registers};
 use crate::secrets::Vault;
 
@@ -257,5 +257,9 @@ impl Live {
 impl Policies for Live {
     async fn policy(&self, brief: &Brief) -> Result<Policy, String> {
         self.renewed().await.policy(brief)
+    }
+
+    async fn rules(&self) -> Rules {
+        self.renewed().await.rules()
     }
 }

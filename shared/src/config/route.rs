@@ -4,7 +4,7 @@
 
 use super::repository::LabelPrompt;
 use super::{RepositorySettings, Settings};
-use crate::issue::{Brief, Policy, TaskKind, clip};
+use crate::issue::{Brief, Policy, Rules, TaskKind, clip};
 
 /// The longest name or branch of a tag, in bytes.
 const TAG_BYTES_MAX: usize = 200;
@@ -55,6 +55,18 @@ impl Settings {
             agent: self.agent(repository, brief),
             tools: self.tools(repository, prompt),
         })
+    }
+
+    /// What holds for all issues at once.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            strategy: self.strategy,
+            cost_per_task_max: self.costs.per_task_max,
+            cost_per_issue_max: self.costs.per_issue_max,
+            cost_per_day_max: self.costs.per_day_max,
+            cost_per_run: self.costs.per_run,
+            approval: self.planning.approval,
+        }
     }
 
     /// The repository of an issue, and the base branch that its author asks for.

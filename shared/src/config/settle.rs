@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::env::Variables;
-use super::file::{COST_OPTIMIZED, COST_RANGE, CodegenKeys, ConfigFile, CostKeys, STRATEGIES};
+use super::file::{COST_RANGE, CodegenKeys, ConfigFile, CostKeys, STRATEGIES};
 use super::{
     AgentDefaults, CodegenSettings, Costs, Env, Features, GithubApp, GithubSettings, Limits,
     LinearClient, LinearSettings, PlanningSettings, RunnerSettings, Settings, StorePlace,
@@ -90,6 +90,7 @@ pub(super) fn settle(
         strategy,
         planning: PlanningSettings {
             mode: file.planning_mode.unwrap_or(planning),
+            approval: file.planning_approval.unwrap_or_default(),
             tasks_max: file.planning_max_tasks.unwrap_or(MAX_TASKS) as usize,
             sub_issues: file.planning_sub_issues.unwrap_or(true),
         },
@@ -155,12 +156,8 @@ fn strategy(file: &ConfigFile, variables: &Variables<'_>, place: &str) -> Strate
     } else {
         Strategy::LocalOnly
     };
-    let from_variable = variables.parsed("CYRUS_STRATEGY", |text| match text {
-        "cost-optimized" => Err(COST_OPTIMIZED.into()),
-        _ => read::one_of(text, STRATEGIES),
-    });
+    let from_variable = variables.parsed("CYRUS_STRATEGY", |text| read::one_of(text, STRATEGIES));
     let strategy = from_variable
-        .flatten()
         .or_else(|| file.codegen.as_ref().and_then(|it| it.strategy))
         .unwrap_or(default);
     match strategy {
@@ -169,7 +166,7 @@ fn strategy(file: &ConfigFile, variables: &Variables<'_>, place: &str) -> Strate
                         or choose another strategy";
             variables.findings.problem("codegen.enabled", place, what);
         }
-        Strategy::HybridSmart | Strategy::HybridParallel if disabled => {
+        Strategy::HybridSmart | Strategy::HybridParallel | Strategy::CostOptimized if disabled => {
             variables.findings.warn(format!(
                 "`codegen.enabled` in {place} is false: instead of `{strategy}`, everything runs \
                  on this machine"
@@ -179,7 +176,8 @@ fn strategy(file: &ConfigFile, variables: &Variables<'_>, place: &str) -> Strate
         Strategy::LocalOnly
         | Strategy::CloudOnly
         | Strategy::HybridSmart
-        | Strategy::HybridParallel => {}
+        | Strategy::HybridParallel
+        | Strategy::CostOptimized => {}
     }
     strategy
 }

@@ -202,7 +202,14 @@ fn dispatch(draft: &mut Draft) {
         .into_iter()
         .take(free)
         .map(|task| {
-            let (executor, why) = route::route(&task.spec, policy.strategy, task.lost);
+            let ask = route::Ask {
+                spec: &task.spec,
+                lost: task.lost,
+                fits: ExecutorKind::ALL,
+            };
+            let conditions = super::Conditions::fair(Some(&policy), draft.now);
+            let (route::Choice::Go { executor, why, .. } | route::Choice::Wait { executor, why }) =
+                route::route(&ask, &conditions);
             (task.spec.id.clone(), task.attempt + 1, executor, why)
         })
         .collect();

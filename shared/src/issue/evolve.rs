@@ -147,7 +147,7 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
                 owed.claimed = None;
                 owed.not_before = Some(*retry_at);
                 match fault {
-                    Fault::Busy { .. } => {}
+                    Fault::Busy { .. } | Fault::Down { .. } => {}
                     Fault::Ambiguous { .. } if owed.effect.must_not_be_doubled() => {
                         owed.tries += 1;
                         owed.doubt.get_or_insert_default();
@@ -460,7 +460,8 @@ fn withdraw(issue: &mut Issue) {
             }
             // Linear wants no more actions after a stop, but for the last word.
             Effect::Say {
-                activity: Activity::Thought(_) | Activity::Action { .. },
+                activity:
+                    Activity::Thought(_) | Activity::Action { .. } | Activity::Elicitation { .. },
                 ..
             } => {
                 if untouched(owed) {

@@ -139,13 +139,14 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
             why,
         } => (false, why),
         Fault::Permanent { class: _, why } => (true, why),
-        Fault::Transient { why } | Fault::Busy { why, .. } | Fault::Ambiguous { why } => {
-            (false, why)
-        }
+        Fault::Transient { why }
+        | Fault::Busy { why, .. }
+        | Fault::Down { why }
+        | Fault::Ambiguous { why } => (false, why),
     };
     let why = clip(why, REASON_BYTES_MAX);
     let refused = matches!(fault, Fault::Permanent { .. });
-    let busy = matches!(fault, Fault::Busy { .. });
+    let busy = matches!(fault, Fault::Busy { .. } | Fault::Down { .. });
     let worn_out = |max: u32| hopeless || (!busy && tries >= max);
     let moot_stop = |run: &RunId| {
         let works =
@@ -160,7 +161,7 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
         | Effect::Move { .. }
         | Effect::Tell { .. }
         | Effect::Say {
-            activity: Activity::Thought(_) | Activity::Action { .. },
+            activity: Activity::Thought(_) | Activity::Action { .. } | Activity::Elicitation { .. },
             ..
         } if withdrawn => true,
         Effect::Say {
@@ -172,7 +173,7 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
             worn_out(LAST_WORD_TRIES_MAX)
         }
         Effect::Say {
-            activity: Activity::Thought(_) | Activity::Action { .. },
+            activity: Activity::Thought(_) | Activity::Action { .. } | Activity::Elicitation { .. },
             ..
         } => worn_out(SAY_TRIES_MAX),
         Effect::Tell { .. } => worn_out(TRIES_MAX),
@@ -182,7 +183,7 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
             Fault::Permanent { .. } => true,
             Fault::Ambiguous { .. } => false,
             Fault::Transient { .. } => withdrawn || worn_out(TRIES_MAX),
-            Fault::Busy { .. } => withdrawn,
+            Fault::Busy { .. } | Fault::Down { .. } => withdrawn,
         },
         // An outage or a token that is not good is no verdict on the commit.
         Effect::Merge { .. } => hopeless || (withdrawn && worn_out(TRIES_MAX)),
@@ -198,6 +199,7 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
                 let seconds = retry_after_seconds.map_or(BUSY_PAUSE_SECONDS, i64::from);
                 SignedDuration::from_secs(seconds.clamp(1, BUSY_PAUSE_SECONDS_MAX))
             }
+            Fault::Down { .. } => SignedDuration::from_secs(BUSY_PAUSE_SECONDS),
             Fault::Transient { .. } | Fault::Ambiguous { .. } | Fault::Permanent { .. } => {
                 backoff(tries - 1, key)
             }

@@ -156,13 +156,14 @@ words_enum! {
         CloudOnly = "cloud-only",
         HybridSmart = "hybrid-smart",
         HybridParallel = "hybrid-parallel",
+        CostOptimized = "cost-optimized",
     }
 }
 impl Strategy {
     /// May what has failed in one place be tried in another?
     pub fn may_move(self) -> bool {
         match self {
-            Self::HybridSmart | Self::HybridParallel => true,
+            Self::HybridSmart | Self::HybridParallel | Self::CostOptimized => true,
             Self::LocalOnly | Self::CloudOnly => false,
         }
     }

@@ -1,9 +1,41 @@
 //! Which executor runs a task, and the sentence that says why.
 
-use super::{Complexity, ExecutorKind, Spec, Strategy, TaskKind};
+use super::{Complexity, Conditions, ExecutorKind, Spec, Strategy, TaskKind};
 
-/// The choice for a task under a strategy. `lost`: where its last run was lost.
-pub fn route(
+/// What is asked for a place.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    pub spec: &'a Spec,
+    /// Where its last run was lost, or could not be started.
+    pub lost: Option<ExecutorKind>,
+    /// The executors whose reservation for it would fit under all limits now.
+    pub fits: &'a [ExecutorKind],
+}
+
+/// What the router says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// It goes there. `instead_of`: it would have gone elsewhere, which is down.
+    Go {
+        executor: ExecutorKind,
+        why: String,
+        instead_of: Option<ExecutorKind>,
+    },
+    /// It may only go there, and nothing is sent there now.
+    Wait { executor: ExecutorKind, why: String },
+}
+
+/// The choice for a task under the rules of now.
+pub fn route(ask: &Ask<'_>, conditions: &Conditions) -> Choice {
+    let (executor, why) = preferred(ask.spec, conditions.rules.strategy, ask.lost);
+    Choice::Go {
+        executor,
+        why,
+        instead_of: None,
+    }
+}
+
+fn preferred(
     spec: &Spec,
     strategy: Strategy,
     lost: Option<ExecutorKind>,
@@ -26,7 +58,7 @@ pub fn route(
             "local-only keeps every task on the team's machine".into(),
         ),
         Strategy::CloudOnly => (Codegen, "cloud-only sends every task to the cloud".into()),
-        Strategy::HybridParallel | Strategy::HybridSmart if thinks => (
+        Strategy::HybridParallel | Strategy::HybridSmart | Strategy::CostOptimized if thinks => (
             Local,
             format!("{strategy} keeps the {kind} on the team's machine"),
         ),
@@ -34,11 +66,11 @@ pub fn route(
             Codegen,
             format!("hybrid-parallel sends the {kind} to the cloud, where all can run at once"),
         ),
-        Strategy::HybridSmart if spec.requires_isolation => (
+        Strategy::HybridSmart | Strategy::CostOptimized if spec.requires_isolation => (
             Codegen,
             "hybrid-smart: the plan asks for isolation, so it goes to the cloud".into(),
         ),
-        Strategy::HybridSmart => match spec.complexity {
+        Strategy::HybridSmart | Strategy::CostOptimized => match spec.complexity {
             Some(Complexity::Low) => (
                 Local,
                 format!("hybrid-smart: a small {kind} stays on the team's machine"),
@@ -70,10 +102,10 @@ mod tests {
                 acceptance: vec![],
                 paths: vec![],
             };
-            let lost = route(&spec, strategy, Some(Local)).0;
+            let lost = preferred(&spec, strategy, Some(Local)).0;
             let to_cloud = strategy != Strategy::LocalOnly;
             assert_eq!(lost, if to_cloud { Codegen } else { Local });
-            route(&spec, strategy, None).0
+            preferred(&spec, strategy, None).0
         };
         for kind in TaskKind::ALL.iter().copied() {
             assert_eq!(choice(Strategy::LocalOnly, kind, None), Local);

@@ -236,6 +236,7 @@ pub(super) fn cancelled(issue: &Issue) -> String {
         Some(CancelReason::Undelegated { .. }) => "the issue was taken away from the app".into(),
         Some(CancelReason::State(kind)) => format!("the issue was moved to a state of type {kind}"),
         Some(CancelReason::Removed) => "the issue was removed".into(),
+        Some(CancelReason::Command) => "cancelled by an operator".into(),
         None => "cancelled".into(),
     }
 }
@@ -438,6 +439,7 @@ pub fn sentence(event: &Event) -> String {
             CancelReason::Undelegated { .. } => "the issue was taken away from the app".into(),
             CancelReason::State(kind) => format!("the issue was moved to a state of type {kind}"),
             CancelReason::Removed => "the issue was removed".into(),
+            CancelReason::Command => "an operator cancelled it".into(),
         },
         Event::Briefed(briefing) => format!(
             "the issue was read; it belongs to the repository `{}`, strategy {}",
@@ -525,6 +527,7 @@ pub fn plain(event: &Event) -> String {
         Event::PlanRejected { .. } => "the plan was refused".into(),
         Event::Requested(Effect::Say { activity, .. }) => match activity {
             Activity::Thought(_) | Activity::Action { .. } => "to do: say something".into(),
+            Activity::Elicitation { .. } => "to do: ask".into(),
             Activity::Response(_) => "to do: answer".into(),
             Activity::Error(_) => "to do: report".into(),
         },
@@ -576,6 +579,7 @@ fn effect_words(effect: &Effect) -> String {
             Activity::Action {
                 action, parameter, ..
             } => format!("say: {action}, {parameter}"),
+            Activity::Elicitation { question, .. } => format!("ask: {}", first_line(question)),
             Activity::Response(text) => format!("answer: {}", first_line(text)),
             Activity::Error(text) => format!("report: {}", first_line(text)),
         },

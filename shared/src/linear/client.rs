@@ -222,6 +222,9 @@ fn content(activity: &Activity) -> Value {
     let clipped = |text: &str| clip(text, TEXT_BYTES_MAX);
     match activity {
         Activity::Thought(body) => json!({ "type": "thought", "body": clipped(body) }),
+        Activity::Elicitation { question, .. } => {
+            json!({ "type": "elicitation", "body": clipped(question) })
+        }
         Activity::Response(body) => json!({ "type": "response", "body": clipped(body) }),
         Activity::Error(body) => json!({ "type": "error", "body": clipped(body) }),
         Activity::Action {

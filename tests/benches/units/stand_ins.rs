@@ -10,9 +10,10 @@ use async_trait::async_trait;
 use jiff::SignedDuration;
 use serde_json::json;
 use shared::issue::{
-    Activity, AgentPolicy, Brief, Check, CheckState, Ending, ExecutorKind, FailureClass, Fault,
-    Input, IssueId, MergeMethod, MergeMode, Opening, Planning, Policy, PullFacts, PullState,
-    Repository, RunId, RunResult, SessionId, Sight, Stage, Strategy, TaskKind, Time, Verbosity,
+    Activity, AgentPolicy, Approval, Brief, Check, CheckState, Ending, ExecutorKind, FailureClass,
+    Fault, Input, IssueId, MergeMethod, MergeMode, Opening, Planning, Policy, PullFacts, PullState,
+    Repository, Rules, RunId, RunResult, SessionId, Sight, Stage, Strategy, TaskKind, Time,
+    Verbosity,
 };
 use shared::ports::{
     Clock, Executor, Forge, Job, MergeAnswer, MergeAsk, OpenAsk, Opened, PlanItem, Policies,
@@ -174,6 +175,17 @@ impl Policies for Outside {
             agent: AgentPolicy::default(),
             tools: std::collections::BTreeMap::new(),
         })
+    }
+
+    async fn rules(&self) -> Rules {
+        Rules {
+            strategy: Strategy::CloudOnly,
+            cost_per_task_max: Some(1.0),
+            cost_per_issue_max: Some(10.0),
+            cost_per_day_max: Some(50.0),
+            cost_per_run: 0.4,
+            approval: Approval::Never,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::task::Poll;
 use async_trait::async_trait;
 use shared::issue::{
     Activity, Brief, Effect, Event, ExecutorKind, FailureClass, Fault, IssueId, Policy, PullFacts,
-    RunId, SessionId, Sight, Stage, Time,
+    Rules, RunId, SessionId, Sight, Stage, Time,
 };
 use shared::ports::{
     Append, AppendError, Attention, Clock, Executor, Figures, Forge, Head, Job, Log, MergeAnswer,
@@ -153,6 +153,12 @@ impl Policies for View {
         found
             .map(|(_, policy)| policy.clone())
             .ok_or_else(|| "no repository serves it".into())
+    }
+
+    async fn rules(&self) -> Rules {
+        let world = self.world();
+        let policy = world.issues.values().next().map(|(_, policy)| policy);
+        Rules::of(policy.expect("a world has issues"))
     }
 }
 
