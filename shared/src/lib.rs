@@ -10,6 +10,7 @@
 //! * [`config`]: `config.json`, the environment and what was set become settings;
 //!   [`secrets`]: where they only name a secret.
 //! * [`http`]: one router for webhooks and the API; [`view`]: the documents it serves.
+//! * [`pause`]: the kill switch that all copies of us read.
 //! * [`runner`]: jobs for machines elsewhere, and how those ask for them.
 //! * [`service`]: the three roles in one process; [`serverless`]: each in a function.
 //! * [`stats`]: what events count up to; [`telemetry`]: what a function tells of itself.
@@ -26,6 +27,7 @@ pub mod http;
 pub mod issue;
 pub mod linear;
 pub mod net;
+pub mod pause;
 pub mod ports;
 pub mod runner;
 pub mod secrets;
