@@ -14,7 +14,9 @@ const CHECKS_USUALLY_SECONDS: i64 = 600;
 
 /// In how many seconds to look at this issue again; `None`: nothing runs.
 pub fn look_again_in(issue: &Issue, now: Time) -> Option<i64> {
-    issue.tasks.iter().filter_map(|task| pace(task, now)).min()
+    let waits = issue.is_watched().then_some(SELDOM_SECONDS);
+    let paces = issue.tasks.iter().filter_map(|task| pace(task, now));
+    paces.chain(waits).min()
 }
 
 fn pace(task: &Task, now: Time) -> Option<i64> {
@@ -65,7 +67,7 @@ fn pace(task: &Task, now: Time) -> Option<i64> {
 }
 
 /// How long such a run usually takes: a first guess, in seconds.
-fn usual_seconds(kind: TaskKind) -> i64 {
+pub(super) fn usual_seconds(kind: TaskKind) -> i64 {
     match kind {
         TaskKind::Orchestrator => 120,
         TaskKind::Reviewer => 180,

@@ -1,6 +1,17 @@
-//! Which executor runs a task, and the sentence that says why.
+//! Which executor runs a task, and the sentence that says why. Pure; it knows
+//! what an executor can do, not how it is reached, and it reserves no money.
 
-use super::{Complexity, Conditions, ExecutorKind, Spec, Strategy, TaskKind};
+use super::history::Cell;
+use super::{Complexity, Conditions, ExecutorKind, Spec, Strategy};
+
+#[cfg(test)]
+mod tests;
+
+/// What is expected to cost less than this, USD, is not worth the way to the cloud.
+const CHEAP_USD: f64 = 0.10;
+/// An executor whose runs succeed more seldom than this is no bargain at any
+/// price: it is chosen only if no other is better.
+const SUCCESS_RATE_ENOUGH: f64 = 0.35;
 
 /// What is asked for a place.
 #[derive(Clone, Copy, Debug)]
@@ -15,7 +26,8 @@ pub struct Ask<'a> {
 /// What the router says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// It goes there. `instead_of`: it would have gone elsewhere, which is down.
+    /// It goes there. `instead_of`: it would have gone elsewhere, but that is
+    /// down or has lost its last run.
     Go {
         executor: ExecutorKind,
         why: String,
@@ -25,101 +37,265 @@ pub enum Choice {
     Wait { executor: ExecutorKind, why: String },
 }
 
-/// The choice for a task under the rules of now.
-pub fn route(ask: &Ask<'_>, conditions: &Conditions) -> Choice {
-    let (executor, why) = preferred(ask.spec, conditions.rules.strategy, ask.lost);
-    Choice::Go {
-        executor,
-        why,
-        instead_of: None,
+impl ExecutorKind {
+    /// Does each of its runs have a machine to itself?
+    pub fn isolates(self) -> bool {
+        match self {
+            Self::Local => false,
+            Self::Codegen => true,
+        }
+    }
+
+    /// Does it tell what a run has cost? If not, a run is booked at the price
+    /// of the configuration.
+    pub fn reports_cost(self) -> bool {
+        match self {
+            Self::Local => true,
+            Self::Codegen => false,
+        }
+    }
+
+    fn other(self) -> Self {
+        match self {
+            Self::Local => Self::Codegen,
+            Self::Codegen => Self::Local,
+        }
+    }
+
+    fn place(self) -> &'static str {
+        match self {
+            Self::Local => "the team's machine",
+            Self::Codegen => "the cloud",
+        }
     }
 }
 
-fn preferred(
-    spec: &Spec,
-    strategy: Strategy,
-    lost: Option<ExecutorKind>,
-) -> (ExecutorKind, String) {
-    use ExecutorKind::{Codegen, Local};
-    if strategy.may_move() && lost == Some(Local) {
-        let why = format!(
-            "{strategy}: its last run on the team's machines was lost, so it goes to the cloud"
-        );
-        return (Codegen, why);
+/// The choice for a task under the rules of now.
+///
+/// Where its place takes nothing, or has lost its last run, it goes to the other
+/// one, if there is one that takes it and the strategy allows it. Otherwise it
+/// waits for a place that is down, and goes back to one that only lost a run.
+/// An executor that the configuration does not have is no alternative; one that
+/// the strategy names goes uncontested, and its start fails with the remedy.
+pub fn route(ask: &Ask<'_>, conditions: &Conditions) -> Choice {
+    let (executor, why) = preferred(ask, conditions);
+    let down = down(executor, conditions);
+    let lost = ask.lost == Some(executor);
+    if down.is_none() && !lost {
+        return Choice::Go {
+            executor,
+            why,
+            instead_of: None,
+        };
     }
-    let thinks = match spec.kind {
-        TaskKind::Orchestrator | TaskKind::Scoper | TaskKind::Reviewer => true,
-        TaskKind::Builder | TaskKind::Debugger => false,
-    };
+    let other = executor.other();
+    let (place, there) = (executor.place(), other.place());
+    let refusal = refusal(other, ask, conditions);
+    match (down, refusal) {
+        (Some(down), None) => Choice::Go {
+            executor: other,
+            why: format!("{why}, but {place} takes nothing now ({down}): it goes to {there}"),
+            instead_of: Some(executor),
+        },
+        (None, None) => Choice::Go {
+            executor: other,
+            why: format!("{why}, but its last run there was lost: it goes to {there}"),
+            instead_of: Some(executor),
+        },
+        (Some(down), Some(refusal)) => Choice::Wait {
+            executor,
+            why: format!(
+                "{why}, but {place} takes nothing now ({down}): it waits for that, {refusal}"
+            ),
+        },
+        (None, Some(refusal)) => Choice::Go {
+            executor,
+            why: format!("{why}, once more after a lost run, {refusal}"),
+            instead_of: None,
+        },
+    }
+}
+
+fn down(kind: ExecutorKind, conditions: &Conditions) -> Option<&str> {
+    conditions.executor(kind)?.down.as_deref()
+}
+
+/// Why a task cannot move there.
+fn refusal(to: ExecutorKind, ask: &Ask<'_>, conditions: &Conditions) -> Option<String> {
+    let strategy = conditions.rules.strategy;
+    let place = to.place();
+    if !strategy.may_move() {
+        return Some(format!("because {strategy} does not let it go to {place}"));
+    }
+    if conditions.executor(to).is_none() {
+        return Some(format!("because {place} is not set up"));
+    }
+    if !capable(to, ask.spec) {
+        return Some(format!(
+            "because the plan asks for isolation, which {place} does not give"
+        ));
+    }
+    down(to, conditions).map(|down| format!("because {place} takes nothing now ({down})"))
+}
+
+/// What changes nothing needs no machine of its own.
+fn capable(kind: ExecutorKind, spec: &Spec) -> bool {
+    kind.isolates() || !spec.requires_isolation || !spec.kind.makes_pull()
+}
+
+/// Where the strategy sends it if all is well there.
+fn preferred(ask: &Ask<'_>, conditions: &Conditions) -> (ExecutorKind, String) {
+    use ExecutorKind::{Codegen, Local};
+    let spec = ask.spec;
     let kind = spec.kind;
+    let strategy = conditions.rules.strategy;
     match strategy {
         Strategy::LocalOnly => (
             Local,
             "local-only keeps every task on the team's machine".into(),
         ),
         Strategy::CloudOnly => (Codegen, "cloud-only sends every task to the cloud".into()),
-        Strategy::HybridParallel | Strategy::HybridSmart | Strategy::CostOptimized if thinks => (
-            Local,
-            format!("{strategy} keeps the {kind} on the team's machine"),
-        ),
+        Strategy::HybridParallel | Strategy::HybridSmart | Strategy::CostOptimized
+            if !kind.makes_pull() =>
+        {
+            (
+                Local,
+                format!("{strategy} keeps the {kind} on the team's machine"),
+            )
+        }
         Strategy::HybridParallel => (
             Codegen,
             format!("hybrid-parallel sends the {kind} to the cloud, where all can run at once"),
         ),
         Strategy::HybridSmart | Strategy::CostOptimized if spec.requires_isolation => (
             Codegen,
-            "hybrid-smart: the plan asks for isolation, so it goes to the cloud".into(),
+            format!("{strategy}: the plan asks for isolation, so it goes to the cloud"),
         ),
-        Strategy::HybridSmart | Strategy::CostOptimized => match spec.complexity {
-            Some(Complexity::Low) => (
-                Local,
-                format!("hybrid-smart: a small {kind} stays on the team's machine"),
-            ),
-            Some(Complexity::Medium | Complexity::High) | None => (
-                Codegen,
-                format!("hybrid-smart: a {kind} that is not small goes to the cloud"),
-            ),
-        },
+        Strategy::HybridSmart => by_size(spec, conditions),
+        Strategy::CostOptimized => by_price(ask, conditions),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn by_size(spec: &Spec, conditions: &Conditions) -> (ExecutorKind, String) {
+    use ExecutorKind::{Codegen, Local};
+    let kind = spec.kind;
+    let slots = conditions.executor(Local).and_then(|it| it.slots_free);
+    match spec.complexity {
+        Some(Complexity::Low) if slots == Some(0) && conditions.executor(Codegen).is_some() => (
+            Codegen,
+            format!(
+                "hybrid-smart: all slots of the team's machine are taken, so a small {kind} goes to the cloud"
+            ),
+        ),
+        Some(Complexity::Low) => (
+            Local,
+            format!("hybrid-smart: a small {kind} stays on the team's machine"),
+        ),
+        Some(Complexity::Medium | Complexity::High) | None => (
+            Codegen,
+            format!("hybrid-smart: a {kind} that is not small goes to the cloud"),
+        ),
+    }
+}
 
-    #[test]
-    fn every_strategy_by_kind() {
-        use ExecutorKind::{Codegen, Local};
-        let choice = |strategy, kind, complexity| {
-            let spec = Spec {
-                id: "a".into(),
-                title: String::new(),
-                kind,
-                prompt: String::new(),
-                depends_on: vec![],
-                complexity,
-                requires_isolation: false,
-                acceptance: vec![],
-                paths: vec![],
-            };
-            let lost = preferred(&spec, strategy, Some(Local)).0;
-            let to_cloud = strategy != Strategy::LocalOnly;
-            assert_eq!(lost, if to_cloud { Codegen } else { Local });
-            preferred(&spec, strategy, None).0
-        };
-        for kind in TaskKind::ALL.iter().copied() {
-            assert_eq!(choice(Strategy::LocalOnly, kind, None), Local);
-            assert_eq!(choice(Strategy::CloudOnly, kind, None), Codegen);
-            let hybrid = if kind.makes_pull() { Codegen } else { Local };
-            assert_eq!(choice(Strategy::HybridParallel, kind, None), hybrid);
-            assert_eq!(
-                choice(Strategy::HybridSmart, kind, Some(Complexity::High)),
-                hybrid
+/// The cheapest that is expected to succeed, as far as the money goes.
+fn by_price(ask: &Ask<'_>, conditions: &Conditions) -> (ExecutorKind, String) {
+    use ExecutorKind::{Codegen, Local};
+    let spec = ask.spec;
+    let local = Offer::of(Local, spec, conditions);
+    let cloud = Offer::of(Codegen, spec, conditions);
+    let what = spec.complexity.map_or_else(
+        || spec.kind.to_string(),
+        |it| format!("{} of {it} complexity", spec.kind),
+    );
+    let expected = format!(
+        "cost-optimized: a {what} is expected to cost ${:.2} on the team's machine and ${:.2} in the cloud",
+        local.usd, cloud.usd
+    );
+    for (kind, missing) in [(Local, Codegen), (Codegen, Local)] {
+        if conditions.executor(missing).is_none() {
+            let why = format!(
+                "{expected}, but {} is not set up: it goes to {}",
+                missing.place(),
+                kind.place()
             );
-            assert_eq!(
-                choice(Strategy::HybridSmart, kind, Some(Complexity::Low)),
+            return (kind, why);
+        }
+    }
+    let (executor, because) = bargain(&local, &cloud);
+    let other = executor.other();
+    let fits = |kind| ask.fits.contains(&kind);
+    if !fits(executor) && fits(other) {
+        let why = format!(
+            "{expected}; {because}, but the money left does not pay for {}: it goes to {}",
+            executor.place(),
+            other.place()
+        );
+        (other, why)
+    } else {
+        (
+            executor,
+            format!("{expected}; {because}: it goes to {}", executor.place()),
+        )
+    }
+}
+
+/// What a task is expected to cost somewhere until it is achieved, and how often
+/// a run there achieves it.
+struct Offer {
+    usd: f64,
+    success_rate: f64,
+}
+
+impl Offer {
+    fn of(executor: ExecutorKind, spec: &Spec, conditions: &Conditions) -> Self {
+        let cell = Cell::of(executor, spec);
+        let history = &conditions.history;
+        Self {
+            usd: history.usd_to_succeed(cell, conditions.rules.cost_per_run),
+            success_rate: history.success_rate(cell),
+        }
+    }
+
+    fn succeeds(&self) -> bool {
+        self.success_rate >= SUCCESS_RATE_ENOUGH
+    }
+}
+
+fn bargain(local: &Offer, cloud: &Offer) -> (ExecutorKind, String) {
+    use ExecutorKind::{Codegen, Local};
+    let percent = |offer: &Offer| format!("{:.0} %", offer.success_rate * 100.0);
+    match (local.succeeds(), cloud.succeeds()) {
+        (true, _) if local.usd < CHEAP_USD => {
+            (Local, format!("under ${CHEAP_USD:.2} the cloud is no gain"))
+        }
+        (true, true) if local.usd <= cloud.usd => {
+            (Local, "the team's machine is the cheaper one".into())
+        }
+        (true, true) => (Codegen, "the cloud is the cheaper one".into()),
+        (true, false) => {
+            let cloud = percent(cloud);
+            (
+                Local,
+                format!("only {cloud} of such runs succeed in the cloud"),
+            )
+        }
+        (false, true) => {
+            let local = percent(local);
+            let why = format!("only {local} of such runs succeed on the team's machine");
+            (Codegen, why)
+        }
+        (false, false) => {
+            let best = if local.success_rate >= cloud.success_rate {
                 Local
+            } else {
+                Codegen
+            };
+            let (local, cloud) = (percent(local), percent(cloud));
+            let why = format!(
+                "such runs seldom succeed, {local} on the team's machine and {cloud} in the cloud"
             );
+            (best, why)
         }
     }
 }
