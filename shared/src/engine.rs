@@ -10,6 +10,7 @@
 
 mod blind;
 mod call;
+mod conditions;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,9 +22,10 @@ use jiff::SignedDuration;
 use tracing::{debug, error, info};
 
 use self::blind::Blind;
+use self::conditions::Known;
 pub use self::call::effect_id;
 use crate::issue::{
-    Draft, Due, Event, ExecutorKind, Fault, Input, Issue, IssueId, LEASE_SECONDS_MAX, RunId, Seq,
+    Conditions, Draft, Due, Event, ExecutorKind, Fault, Input, Issue, IssueId, LEASE_SECONDS_MAX, RunId, Seq,
     TaskId, Time, Watch, pace, words,
 };
 use crate::ports::{Append, AppendError, Executor, Hands, PullAsk, Torn, WhichPull};
@@ -50,15 +52,19 @@ pub struct Engine {
     cache: Mutex<HashMap<IssueId, Arc<Issue>>>,
     /// What could not be looked at when last tried.
     blind: Blind,
+    /// The conditions as they were last read.
+    known: Known,
 }
 
-/// What hearing an input came to. Whatever it is, it is durable.
+/// What hearing an input came to. What was taken in is durable.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Heard {
     /// It changed something.
     Recorded,
     /// It was known, or of no interest.
     Nothing,
+    /// What a person asked for makes no sense now; nothing has changed.
+    Refused(String),
 }
 
 /// What a look at everything came to.
@@ -114,6 +120,19 @@ impl Work {
 struct Step {
     work: Work,
     wrote: bool,
+    refusal: Option<String>,
+}
+
+/// What a step may begin.
+#[derive(Clone, Copy)]
+enum Begins {
+    /// It only takes in; nothing is claimed, either.
+    Nothing,
+    /// What can begin, under the conditions of now.
+    WhatIsRipe,
+    /// The same under those of a moment ago, and everything else that depends on
+    /// them: what waits, what an operator wants stopped.
+    Anything,
 }
 
 impl Engine {
@@ -122,6 +141,7 @@ impl Engine {
             blind: Blind::new(&hands),
             hands,
             cache: Mutex::default(),
+            known: Known::default(),
         }
     }
 
@@ -131,11 +151,11 @@ impl Engine {
 
     /// Records what an input means. When this returns, it is durable.
     pub async fn hear(&self, id: &IssueId, input: Input) -> anyhow::Result<Heard> {
-        let step = self.step(id, vec![input], false).await?;
-        Ok(if step.wrote {
-            Heard::Recorded
-        } else {
-            Heard::Nothing
+        let step = self.step(id, vec![input], Begins::Nothing).await?;
+        Ok(match step.refusal {
+            Some(why) => Heard::Refused(why),
+            None if step.wrote => Heard::Recorded,
+            None => Heard::Nothing,
         })
     }
 
@@ -143,8 +163,7 @@ impl Engine {
     /// nothing is. Effects that don't wait for each other are made at once; none
     /// is begun from `until` on, for those who have to be gone by some time.
     pub async fn act(&self, id: &IssueId, until: Time) -> anyhow::Result<Rest> {
-        let begins = self.hands.clock.now() < until;
-        let step = self.step(id, vec![Input::Tick], begins).await?;
+        let step = self.step(id, vec![Input::Tick], self.until(until)).await?;
         self.drive(step.work, until).await
     }
 
@@ -170,8 +189,7 @@ impl Engine {
             } {
                 inputs.extend(more);
             }
-            let begins = self.hands.clock.now() < until;
-            work = self.step(&id, inputs, begins).await?.work;
+            work = self.step(&id, inputs, self.until(until)).await?.work;
         }
         anyhow::bail!("issue {id} did not come to rest within {STEPS_MAX} steps")
     }
@@ -201,7 +219,7 @@ impl Engine {
                 why: "the process that made it has ended".into(),
             },
         });
-        self.step(id, inputs.collect(), false).await?;
+        self.step(id, inputs.collect(), Begins::Nothing).await?;
         Ok(())
     }
 
@@ -270,6 +288,7 @@ impl Engine {
     async fn look_once(&self, ids: &[IssueId], until: Time) -> anyhow::Result<Vec<Work>> {
         let mut runs: BTreeMap<ExecutorKind, Vec<(IssueId, TaskId, RunId)>> = BTreeMap::new();
         let mut pulls: Vec<(IssueId, TaskId, PullAsk)> = Vec::new();
+        let mut inputs: BTreeMap<IssueId, Vec<Input>> = BTreeMap::new();
         for id in ids {
             // One issue that cannot be read must not keep the others from being looked at.
             let issue = match self.load(id).await {
@@ -279,8 +298,9 @@ impl Engine {
                     continue;
                 }
             };
-            let watching = issue.watching();
-            for watch in watching {
+            // What waits for better conditions is considered again, whatever is seen.
+            inputs.insert(id.clone(), vec![Input::Tick]);
+            for watch in issue.watching() {
                 match watch {
                     Watch::Run {
                         task,
@@ -303,7 +323,6 @@ impl Engine {
                 }
             }
         }
-        let mut inputs: BTreeMap<IssueId, Vec<Input>> = BTreeMap::new();
         for (kind, asked) in runs {
             let Some(executor) = self.executor(kind) else {
                 continue;
@@ -333,7 +352,10 @@ impl Engine {
         }
         let mut moved = Vec::new();
         for (id, inputs) in inputs {
-            let begins = self.hands.clock.now() < until;
+            let begins = match self.until(until) {
+                Begins::WhatIsRipe => Begins::Anything,
+                Begins::Nothing | Begins::Anything => Begins::Nothing,
+            };
             match self.step(&id, inputs, begins).await {
                 Ok(step) if step.wrote => moved.push(step.work),
                 Ok(_) => {}
@@ -382,10 +404,30 @@ impl Engine {
         Ok(issue)
     }
 
-    /// One step: decide on the inputs, claim what is due if asked to, and write
-    /// all of it at once.
-    async fn step(&self, id: &IssueId, inputs: Vec<Input>, claim: bool) -> anyhow::Result<Step> {
+    /// The conditions under which something would begin now.
+    pub async fn conditions(&self) -> anyhow::Result<Arc<Conditions>> {
+        self.known.recent(&self.hands).await
+    }
+
+    /// What may begin for those who have to be gone by some time.
+    fn until(&self, until: Time) -> Begins {
+        if self.hands.clock.now() < until {
+            Begins::WhatIsRipe
+        } else {
+            Begins::Nothing
+        }
+    }
+
+    /// One step: decide on the inputs, claim what is due if something may begin,
+    /// and write all of it at once.
+    async fn step(
+        &self,
+        id: &IssueId,
+        inputs: Vec<Input>,
+        begins: Begins,
+    ) -> anyhow::Result<Step> {
         let (mut refused_after, mut contradictions) = (None, 0);
+        let mut over_limit = false;
         for _ in 0..CONFLICTS_MAX {
             let before = self.load(id).await?;
             let after = before.seq;
@@ -402,12 +444,30 @@ impl Engine {
             for input in &inputs {
                 draft.take(input.clone());
             }
-            let due = if claim { draft.claim() } else { Vec::new() };
-            let issue = Arc::new(draft.issue);
+            let ripe = draft.issue.ripe(draft.now);
+            match begins {
+                Begins::WhatIsRipe if ripe => {
+                    draft.consider(&*self.known.read(&self.hands).await?);
+                }
+                // Others have spent what there was a moment ago.
+                Begins::Anything if over_limit => {
+                    draft.consider(&*self.known.read(&self.hands).await?);
+                }
+                Begins::Anything if draft.issue.active() => {
+                    draft.consider(&*self.known.recent(&self.hands).await?);
+                }
+                Begins::WhatIsRipe | Begins::Anything | Begins::Nothing => {}
+            }
+            let due = match begins {
+                Begins::WhatIsRipe | Begins::Anything => draft.claim(),
+                Begins::Nothing => Vec::new(),
+            };
+            let (issue, refusal) = (Arc::new(draft.issue), draft.refusal);
             if draft.events.is_empty() {
                 return Ok(Step {
                     work: Work { issue, due },
                     wrote: false,
+                    refusal,
                 });
             }
             let facts = stats::facts(&before, &draft.events, draft.now);
@@ -429,6 +489,7 @@ impl Engine {
                     return Ok(Step {
                         work: Work { issue, due },
                         wrote: true,
+                        refusal,
                     });
                 }
                 Err(AppendError::Conflict) => {
@@ -437,9 +498,8 @@ impl Engine {
                     refused_after = Some(after);
                 }
                 Err(AppendError::OverLimit { account }) => {
-                    anyhow::bail!(
-                        "issue {id}: the account `{account}` is over a limit that nobody set"
-                    )
+                    debug!(issue = %id, "the account `{account}` has no more room");
+                    over_limit = true;
                 }
                 Err(AppendError::Failed(error)) => {
                     return Err(error.context(format!("append to the log of issue {id}")));

@@ -5,6 +5,8 @@
 //! [`Record`]s, from which everything here can be told again.
 
 mod advance;
+mod answer;
+mod begin;
 pub mod conditions;
 mod event;
 mod evolve;
@@ -28,9 +30,12 @@ pub mod words;
 use serde::{Deserialize, Serialize};
 
 pub use self::advance::advance;
-pub use self::conditions::{Approval, Availability, Conditions, DayLedger, Pause, Rules, utc_day};
+pub use self::conditions::{
+    Approval, Availability, Conditions, DayLedger, Pause, Rules, Wait, utc_day,
+};
 pub use self::event::{Event, Record, RoundOutcome, Settled, leaves_work};
 pub use self::evolve::evolve;
+pub use self::money::{Reservation, Scope, micros, usd};
 pub use self::owed::{Claim, Doubt, Due, How, Owed};
 pub use self::plan::{Complexity, Spec, TaskKind};
 pub use self::policy::{
@@ -140,6 +145,8 @@ pub enum Input {
     },
     /// A person wants no more of it. `at` is when they said so, by Linear's clock.
     Cancelled { why: CancelReason, at: Time },
+    /// An operator approves the plan.
+    Approve,
     /// An effect that was owed has been made.
     Performed { key: Seq, outcome: Outcome },
     /// An effect could not be made, or nobody knows whether it was. `claim`: the
@@ -208,7 +215,7 @@ pub enum CancelReason {
     State(String),
     /// Trashed or removed.
     Removed,
-    /// An operator, by command or by answering a question with it.
+    /// An operator, by command.
     Command,
 }
 
@@ -414,11 +421,14 @@ pub enum Effect {
     },
     /// Move the issue to the first state of a kind, unless it is further already.
     Move { to: Stage },
-    /// Start a run of a task.
+    /// Start a run of a task. `reserved`: what it may cost at the most, where
+    /// anything limits that.
     Start {
         task: TaskId,
         attempt: u32,
         executor: ExecutorKind,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reserved: Option<Reservation>,
     },
     /// Stop a run.
     Stop {
@@ -466,7 +476,8 @@ words_enum! {
     Stage { Started = "started", Completed = "completed" }
 }
 
-/// What an input means for an issue: the events to write, none if it changes nothing.
+/// What an input means for an issue where nothing but its own policy limits what
+/// may begin: the events to write, none if it changes nothing.
 ///
 /// Asking twice with the same input answers nothing the second time. A log
 /// written by an older program never makes this panic; what it cannot have
@@ -474,6 +485,8 @@ words_enum! {
 pub fn decide(issue: &Issue, input: Input, now: Time) -> Vec<Event> {
     let mut draft = Draft::new(issue.clone(), now);
     draft.take(input);
+    let conditions = Conditions::fair(draft.issue.policy.as_deref(), now);
+    draft.consider(&conditions);
     draft.events
 }
 
@@ -482,6 +495,10 @@ pub struct Draft {
     pub issue: Issue,
     pub events: Vec<Event>,
     pub now: Time,
+    /// Why what a person asked for makes no sense now, with the remedy.
+    pub refusal: Option<String>,
+    /// What the issue had spent and reserved before, millionths of a USD.
+    before: (i64, i64),
 }
 
 impl Draft {
@@ -489,16 +506,23 @@ impl Draft {
         // Clocks of two hosts differ; an issue's own time never runs backwards.
         let now = now.max(issue.last_at);
         Self {
+            before: (micros(issue.spent_usd), issue.reserved()),
             issue,
             events: Vec::new(),
             now,
+            refusal: None,
         }
     }
 
-    /// Takes one input in, and all that follows from it.
+    /// Takes one input in, and all that follows from it, but for what may begin.
     pub fn take(&mut self, input: Input) {
         understand::understand(self, input);
         advance(self);
+    }
+
+    /// Begins what may begin under these conditions, and says what may not.
+    pub fn consider(&mut self, conditions: &Conditions) {
+        begin::begin(self, conditions);
     }
 
     /// Claims all that is due now, so that no other copy of us does the same.

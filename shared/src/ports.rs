@@ -212,6 +212,8 @@ pub struct Head {
     pub outcome: Option<String>,
     pub waiting_for: Option<String>,
     pub spent_usd: f64,
+    #[serde(default)]
+    pub reserved_usd: f64,
     pub limit_usd: Option<f64>,
     pub tasks_done: usize,
     pub tasks_total: usize,

@@ -8,13 +8,19 @@
 mod account;
 mod metric;
 
+use std::collections::BTreeMap;
+
+use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use crate::issue::{
-    Event, ExecutorKind, Issue, Record, RoundOutcome, Task, TaskState, Time, evolve, seconds,
+    Effect, Event, ExecutorKind, Issue, Record, Reservation, RoundOutcome, Scope, Task, TaskId,
+    TaskState, Time, evolve, micros, seconds, utc_day,
 };
 
-pub use self::account::{Period, Sums, accounts_of, entries, spent_micros, usd};
+pub use self::account::{
+    Period, Sums, accounts_of, alerts_account, alerts_of, day_account, entries, ledger, usd,
+};
 pub use self::metric::{
     APPEND_CONFLICTS, CIRCUIT_OPEN, ISSUES_PARKED, LINEAR_CALLS, LINEAR_WAITS, METRICS, Metric,
     RECORDS_SKIPPED, WebhookRefusal, looked, measure, overdue_seconds, refused, spent, values_of,
@@ -37,6 +43,23 @@ pub enum Fact {
         executor: Option<ExecutorKind>,
         /// One of [`OUTCOMES`].
         outcome: &'static str,
+    },
+    /// Money was set aside for runs on the account of a day, or given back.
+    Reserved {
+        day: Date,
+        /// Millionths of a USD; below zero: given back.
+        micros: i64,
+        /// The limit of that day, where there is one.
+        max: Option<i64>,
+    },
+    /// A run's cost was booked on the account of a day.
+    Booked { day: Date, micros: i64 },
+    /// So much of a limit is spent.
+    Alerted {
+        scope: Scope,
+        percent: u8,
+        /// Whose limit it is, where it is a day's.
+        day: Option<Date>,
     },
     /// Something holds a task up.
     Held(Stage),
@@ -80,16 +103,60 @@ pub fn facts(before: &Issue, events: &[Event], at: Time) -> Vec<Fact> {
     let mut facts = Vec::new();
     for (seq, event) in (before.seq + 1..).zip(events) {
         facts.extend(fact(&issue, event, at));
+        facts.extend(booked(&issue, event, at));
+        let reserved = reserved(&issue);
         let event = event.clone();
         evolve(&mut issue, &Record { seq, at, event });
+        facts.extend(set_aside(&reserved, &self::reserved(&issue)));
     }
     facts
+}
+
+/// What runs under way have set aside, by task.
+fn reserved(issue: &Issue) -> BTreeMap<TaskId, Reservation> {
+    let reserved = |it: &Task| Some((it.spec.id.clone(), it.reserved?));
+    issue.tasks.iter().filter_map(reserved).collect()
+}
+
+fn set_aside(
+    before: &BTreeMap<TaskId, Reservation>,
+    after: &BTreeMap<TaskId, Reservation>,
+) -> Vec<Fact> {
+    let gone = before.iter().filter(|(task, it)| after.get(*task) != Some(*it));
+    let new = after.iter().filter(|(task, it)| before.get(*task) != Some(*it));
+    let gone = gone.map(|(_, it)| Fact::Reserved {
+        day: it.day,
+        micros: -micros(it.usd),
+        max: None,
+    });
+    let new = new.map(|(_, it)| Fact::Reserved {
+        day: it.day,
+        micros: micros(it.usd),
+        max: it.day_max_usd.map(micros),
+    });
+    gone.chain(new).collect()
+}
+
+/// The cost of a run belongs to the day of its admission, whenever it ends.
+fn booked(issue: &Issue, event: &Event, at: Time) -> Option<Fact> {
+    let Event::Ended { task, cost_usd, .. } = event else {
+        return None;
+    };
+    let reserved = issue.task(task)?.reserved.as_ref();
+    Some(Fact::Booked {
+        day: reserved.map_or_else(|| utc_day(at), |it| it.day),
+        micros: micros(*cost_usd),
+    })
 }
 
 fn may_count(event: &Event) -> bool {
     matches!(
         event,
         Event::Performed { .. }
+            | Event::Requested(Effect::Start { .. })
+            | Event::GaveUp { .. }
+            | Event::CancelAsked { .. }
+            | Event::Alerted { .. }
             | Event::Held { why: Some(_), .. }
             | Event::Ended { .. }
             | Event::Readied { .. }
@@ -127,7 +194,25 @@ fn fact(issue: &Issue, event: &Event, at: Time) -> Option<Fact> {
                 linear_waits: tally.linear_waits,
             })
         }
-        Event::Opened(_)
+        Event::Alerted {
+            scope,
+            percent,
+            day,
+        } => Some(Fact::Alerted {
+            scope: *scope,
+            percent: *percent,
+            day: *day,
+        }),
+        Event::Forecast(_)
+        | Event::ApprovalAsked
+        | Event::Answered { .. }
+        | Event::PlanApproved
+        | Event::ChangeAsked { .. }
+        | Event::Waits { .. }
+        | Event::Resumed { .. }
+        | Event::Raised { .. }
+        | Event::Interrupted { .. }
+        | Event::Opened(_)
         | Event::Prompted { .. }
         | Event::Reopened { .. }
         | Event::Deferred { .. }

@@ -6,7 +6,7 @@ pub mod status;
 
 use serde::Serialize;
 
-use crate::issue::{Conditions, ExecutorKind, Issue, Record, Task, Time, route, words};
+use crate::issue::{Conditions, ExecutorKind, Issue, Record, Task, Time, route, usd, words};
 use crate::ports::Head;
 
 /// `GET /api/v1/issues/{issue}`.
@@ -99,8 +99,7 @@ pub fn issue(issue: &Issue) -> IssueDoc {
         outcome: issue.outcome.map(|it| it.word()),
         waiting_for: issue.waiting_for(),
         spent_usd: issue.spent_usd,
-        // Nothing is reserved before there is an admission by limits.
-        reserved_usd: 0.0,
+        reserved_usd: usd(issue.reserved()),
         limit_usd: limit(issue),
         started_at: issue.started_at,
         finished_at: issue.finished_at,
@@ -159,13 +158,14 @@ pub fn head(issue: &Issue) -> Head {
         outcome: issue.outcome.map(|it| it.word().to_owned()),
         waiting_for: issue.waiting_for().map(|it| crate::issue::clip(&it, 500)),
         spent_usd: issue.spent_usd,
+        reserved_usd: usd(issue.reserved()),
         limit_usd: limit(issue),
         tasks_done: issue.tasks.iter().filter(|it| it.over()).count(),
         tasks_total: issue.tasks.len(),
         started_at: issue.started_at,
         finished_at: issue.finished_at,
         attention_at: issue.attention_at(),
-        watching: !issue.watching().is_empty(),
+        watching: issue.is_watched(),
     }
 }
 
@@ -180,7 +180,7 @@ pub fn line(head: Head) -> IssueLine {
         outcome: head.outcome,
         waiting_for: head.waiting_for,
         spent_usd: head.spent_usd,
-        reserved_usd: 0.0,
+        reserved_usd: head.reserved_usd,
         limit_usd: head.limit_usd,
         started_at: head.started_at,
         finished_at: head.finished_at,

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use shared::issue::{
-    Activity, Effect, Ending, Event, ExecutorKind, Outcome, RoundOutcome, RunResult, Spec, TaskId,
-    TaskKind, Time,
+    Activity, Effect, Ending, Event, ExecutorKind, Outcome, Reservation, RoundOutcome, RunResult,
+    Spec, TaskId, TaskKind, Time, utc_day,
 };
 use shared::ports::{Append, Head, Log};
 use shared::store::sqlite::SqliteLog;
@@ -246,11 +246,17 @@ fn steps(together: bool) -> Vec<Vec<Event>> {
                 executor: ExecutorKind::Codegen,
                 why: "hybrid-parallel sends a builder to the cloud, where all can run at once"
                     .into(),
+                instead_of: None,
             },
             Event::Requested(Effect::Start {
                 task: task.clone(),
                 attempt: 1,
                 executor: ExecutorKind::Codegen,
+                reserved: Some(Reservation {
+                    usd: 0.4,
+                    day: utc_day(at(60)),
+                    day_max_usd: Some(50.0),
+                }),
             }),
         ]
     };
@@ -393,6 +399,7 @@ fn workflow(issue: &str, steps: &[Vec<Event>]) -> impl Iterator<Item = Append> +
                 outcome: None,
                 waiting_for: None,
                 spent_usd: 0.4,
+                reserved_usd: 0.0,
                 limit_usd: Some(10.0),
                 tasks_done: 3,
                 tasks_total: TASKS + 1,

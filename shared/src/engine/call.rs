@@ -10,8 +10,9 @@ use uuid::Uuid;
 use super::Engine;
 use crate::issue::{
     AgentPolicy, Briefing, Due, Effect, ExecutorKind, FailureClass, Fault, How, Input, Issue,
-    LEASE_SECONDS, MergeMethod, Outcome, PlanWord, PullState, Seq, Task, TaskId, frame, words,
+    LEASE_SECONDS, MergeMethod, Outcome, Pause, PlanWord, PullState, Seq, Task, TaskId, frame, words,
 };
+use crate::pause;
 use crate::ports::{
     Executor, Hands, Job, MergeAnswer, MergeAsk, Message, PlanItem, PlanStatus, PullAsk,
     Settlement, Started, Told, WhichPull,
@@ -114,11 +115,26 @@ impl Engine {
                 tracker.set_stage(&issue.id, *to).await?;
                 Outcome::Done
             }
-            Effect::Start { task, executor, .. } => {
+            Effect::Start {
+                task,
+                executor,
+                reserved,
+                ..
+            } => {
                 let runs = self.available(*executor)?;
-                let job = job(issue, task, *executor, id)?;
+                let job = Job {
+                    cost_max: reserved.map(|it| it.usd),
+                    ..job(issue, task, *executor, id)?
+                };
                 match due.how {
-                    How::Make => started(runs.start(&job).await?),
+                    How::Make => {
+                        // Whatever was known when it was asked for.
+                        if self.pause().await?.is_some() {
+                            let why = "an operator has paused all new work".into();
+                            return Err(Fault::Down { why });
+                        }
+                        started(runs.start(&job).await?)
+                    }
                     How::Look => match runs.settle(&job).await? {
                         Settlement::Found(run) => started(run),
                         Settlement::Absent { certain } => return Ok(Answer::Absent { certain }),
@@ -160,6 +176,11 @@ impl Engine {
                         },
                         None => return Ok(Answer::Absent { certain: true }),
                     }
+                } else if self.pause().await?.is_some_and(|it| it.merges) {
+                    return Err(Fault::Busy {
+                        why: "an operator has paused all merges".into(),
+                        retry_after_seconds: None,
+                    });
                 } else {
                     let ask = MergeAsk {
                         slug,
@@ -177,6 +198,16 @@ impl Engine {
             }
         };
         Ok(Answer::Outcome(outcome))
+    }
+
+    /// The kill switch as it stands now. One that cannot be read lets nothing begin.
+    async fn pause(&self) -> Result<Option<Pause>, Fault> {
+        let hands = &self.hands;
+        let pause = pause::read(hands.registers.as_ref(), hands.clock.now()).await;
+        pause.map_err(|error| Fault::Busy {
+            why: format!("{error:#}"),
+            retry_after_seconds: None,
+        })
     }
 
     fn available(&self, kind: ExecutorKind) -> Result<&Arc<dyn Executor>, Fault> {
@@ -227,7 +258,7 @@ fn job(issue: &Issue, id: &TaskId, executor: ExecutorKind, key: Uuid) -> Result<
             append_instruction: frame::instruction(&policy.agent, task.spec.kind),
             ..policy.agent_for(&task.spec)
         },
-        cost_max: policy.cost_per_task_max,
+        cost_max: None,
         seconds_max: policy.task_timeout_seconds,
         patience_seconds: policy.patience_seconds(),
     })

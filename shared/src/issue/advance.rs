@@ -1,6 +1,7 @@
-//! What must happen next. Looks only at the state, so that asking twice
-//! answers nothing the second time, and no transition has to remember to start
-//! the next one.
+//! What must happen next, whatever holds outside. Looks only at the state, so
+//! that asking twice answers nothing the second time, and no transition has to
+//! remember to start the next one. What may begin depends on conditions:
+//! [`super::begin`].
 
 use jiff::SignedDuration;
 
@@ -8,9 +9,9 @@ use super::plan::{self, MAIN, PLAN, Way};
 use super::sight::ended;
 use super::understand::settle;
 use super::{
-    Activity, Draft, Effect, Ending, Event, ExecutorKind, Failure, FailureClass, Issue, MergeMode,
-    Policy, RunId, STOP_PATIENCE_SECONDS, Settled, Spec, Stage, Task, TaskId, TaskKind, TaskState,
-    Verbosity, route, words,
+    Activity, Draft, Effect, Ending, Event, Failure, FailureClass, Policy, RunId,
+    STOP_PATIENCE_SECONDS, Settled, Spec, Stage, Task, TaskId, TaskKind, TaskState, Verbosity,
+    words,
 };
 
 /// Writes down all that follows from the state as it stands.
@@ -24,8 +25,6 @@ pub fn advance(draft: &mut Draft) {
     } else if draft.issue.unserved.is_none() {
         prepare(draft);
         skip(draft);
-        dispatch(draft);
-        merge(draft);
     }
     finish(draft);
 }
@@ -70,7 +69,7 @@ fn mind_deadlines(draft: &mut Draft) {
     }
 }
 
-fn stop(draft: &mut Draft, task: &Task, run: &RunId) {
+pub(super) fn stop(draft: &mut Draft, task: &Task, run: &RunId) {
     let asked = draft
         .issue
         .owed
@@ -179,88 +178,6 @@ fn skip(draft: &mut Draft) {
         let Some((task, on)) = hopeless else { return };
         let why = words::skipped(&draft.issue, &on);
         settle(draft, &task, Settled::Skipped, why);
-    }
-}
-
-/// Starts what may start, the longest way to the end first.
-fn dispatch(draft: &mut Draft) {
-    let Some(policy) = draft.issue.policy.clone() else {
-        return;
-    };
-    let issue = &draft.issue;
-    let free = policy
-        .parallel_max
-        .saturating_sub(issue.tasks.iter().filter(|it| it.busy()).count());
-    let depths = plan::depths(issue.tasks.iter().map(|task| task.spec.as_ref()));
-    let mut startable: Vec<&Task> = issue
-        .tasks
-        .iter()
-        .filter(|task| may_start(issue, task, draft.now))
-        .collect();
-    startable.sort_by_key(|task| std::cmp::Reverse(depths[&task.spec.id]));
-    let chosen: Vec<(TaskId, u32, ExecutorKind, String)> = startable
-        .into_iter()
-        .take(free)
-        .map(|task| {
-            let ask = route::Ask {
-                spec: &task.spec,
-                lost: task.lost,
-                fits: ExecutorKind::ALL,
-            };
-            let conditions = super::Conditions::fair(Some(&policy), draft.now);
-            let (route::Choice::Go { executor, why, .. } | route::Choice::Wait { executor, why }) =
-                route::route(&ask, &conditions);
-            (task.spec.id.clone(), task.attempt + 1, executor, why)
-        })
-        .collect();
-    for (task, attempt, executor, why) in chosen {
-        draft.emit(Event::Routed {
-            task: task.clone(),
-            executor,
-            why,
-        });
-        draft.request(Effect::Start {
-            task,
-            attempt,
-            executor,
-        });
-    }
-}
-
-fn may_start(issue: &Issue, task: &Task, now: super::Time) -> bool {
-    task.state == TaskState::Todo
-        && task.not_before.is_none_or(|it| it <= now)
-        && task
-            .spec
-            .depends_on
-            .iter()
-            .all(|on| issue.task(on).is_some_and(Task::achieved))
-}
-
-/// Merges one pull request at a time, in the order of the plan, each at the
-/// commit that was approved.
-fn merge(draft: &mut Draft) {
-    let merging = |task: &Task| matches!(task.state, TaskState::Merging { .. });
-    let auto = draft
-        .issue
-        .policy
-        .as_ref()
-        .is_some_and(|it| it.merge == MergeMode::Auto);
-    if !auto || draft.issue.tasks.iter().any(merging) {
-        return;
-    }
-    let next = draft
-        .issue
-        .tasks
-        .iter()
-        .find_map(|task| match (&task.state, &task.pull) {
-            (TaskState::Approved { sha }, Some(pull)) => {
-                Some((task.spec.id.clone(), pull.number, sha.clone()))
-            }
-            _ => None,
-        });
-    if let Some((task, number, sha)) = next {
-        draft.request(Effect::Merge { task, number, sha });
     }
 }
 

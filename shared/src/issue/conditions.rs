@@ -11,6 +11,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use super::history::History;
+use super::money::Scope;
 use super::{ExecutorKind, Policy, Strategy, Time};
 
 /// Everything that is decided on beside the issue itself.
@@ -69,6 +70,18 @@ pub struct Pause {
     /// Nothing is merged, either.
     #[serde(default)]
     pub merges: bool,
+}
+
+/// What the beginning of something can wait for, beside the issue itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wait {
+    /// An operator's word.
+    Pause,
+    /// There is too little left under this limit.
+    Money(Scope),
+    /// It may only go there, and nothing is sent there now.
+    Executor(ExecutorKind),
 }
 
 /// How an executor stands.

@@ -1,10 +1,13 @@
 //! What happened, as the log remembers it.
 
+use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
+use super::forecast::Forecast;
+use super::money::Scope;
 use super::{
     Briefing, CancelReason, Effect, Ending, ExecutorKind, Fault, Opening, Outcome, Seq, SessionId,
-    Spec, TaskId, Time, words_enum,
+    Spec, TaskId, Time, Wait, words_enum,
 };
 
 /// Something that happened, as the log remembers it. Past tense; never changed.
@@ -63,11 +66,53 @@ pub enum Event {
         task: TaskId,
         why: Option<String>,
     },
-    /// The executor of a task's next attempt was chosen.
+    /// What the work will come to, before it is begun.
+    Forecast(Forecast),
+    /// A person has to approve before the work begins.
+    ApprovalAsked,
+    /// A person answered a question; what they wrote is for nobody else.
+    Answered {
+        session: SessionId,
+        activity: String,
+        text: String,
+    },
+    PlanApproved,
+    /// The person who was asked wants something else: it is planned again.
+    ChangeAsked {
+        text: String,
+    },
+    /// Nothing that needs this is begun for now. `told`: people have to know.
+    Waits {
+        on: Wait,
+        why: String,
+        told: bool,
+    },
+    /// That is over.
+    Resumed {
+        on: Wait,
+    },
+    /// A person lets this issue spend up to so much; of a day: on this one.
+    Raised {
+        scope: Scope,
+        usd: f64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        day: Option<Date>,
+    },
+    /// So many percent of a limit are spent.
+    Alerted {
+        scope: Scope,
+        percent: u8,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        day: Option<Date>,
+    },
+    /// The executor of a task's next attempt was chosen. `instead_of`: another
+    /// one is down.
     Routed {
         task: TaskId,
         executor: ExecutorKind,
         why: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instead_of: Option<ExecutorKind>,
     },
     Requested(Effect),
     Claimed {
@@ -98,6 +143,11 @@ pub enum Event {
     },
     /// A run takes too long and is to be stopped.
     Overran {
+        task: TaskId,
+    },
+    /// A run is to be stopped because an operator put a stop to all; it does not
+    /// count as an attempt.
+    Interrupted {
         task: TaskId,
     },
     /// A run ended: its cost is settled.
@@ -181,6 +231,7 @@ impl Event {
             | Self::Routed { task, .. }
             | Self::Began { task }
             | Self::Overran { task }
+            | Self::Interrupted { task }
             | Self::Ended { task, .. }
             | Self::Retried { task, .. }
             | Self::HeadSeen { task, .. }
@@ -200,6 +251,15 @@ impl Event {
             | Self::Laid { .. }
             | Self::Planned { .. }
             | Self::PlanRejected { .. }
+            | Self::Forecast(_)
+            | Self::ApprovalAsked
+            | Self::Answered { .. }
+            | Self::PlanApproved
+            | Self::ChangeAsked { .. }
+            | Self::Waits { .. }
+            | Self::Resumed { .. }
+            | Self::Raised { .. }
+            | Self::Alerted { .. }
             | Self::Claimed { .. }
             | Self::Performed { .. }
             | Self::Faulted { .. }
@@ -230,10 +290,20 @@ impl Event {
             | Self::Laid { .. }
             | Self::Planned { .. }
             | Self::PlanRejected { .. }
+            | Self::Forecast(_)
+            | Self::ApprovalAsked
+            | Self::Answered { .. }
+            | Self::PlanApproved
+            | Self::ChangeAsked { .. }
+            | Self::Waits { .. }
+            | Self::Resumed { .. }
+            | Self::Raised { .. }
+            | Self::Alerted { .. }
             | Self::Held { .. }
             | Self::Routed { .. }
             | Self::Began { .. }
             | Self::Overran { .. }
+            | Self::Interrupted { .. }
             | Self::Ended { .. }
             | Self::Retried { .. }
             | Self::HeadSeen { .. }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 
 use super::owed::{Doubt, Owed};
-use super::state::Pull;
+use super::state::{Consent, Pull, Waiting};
 use super::{
-    Activity, Claim, Effect, Event, Failure, FailureClass, Fault, Issue, Outcome, Record, Seq,
-    SessionId, Settled, Spec, StopReason, Stopping, Task, TaskId, TaskState, Time, words,
+    Activity, Claim, Effect, Event, Failure, FailureClass, Fault, Issue, Outcome, Record, Scope,
+    Seq, SessionId, Settled, Spec, StopReason, Stopping, Task, TaskId, TaskKind, TaskState, Time,
+    words,
 };
 
 /// Remembers one record.
@@ -116,11 +117,40 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
                 task.held.clone_from(why);
             }
         }
+        Event::Forecast(forecast) => issue.forecast = Some(forecast.clone()),
+        Event::ApprovalAsked => issue.consent = Consent::Asked,
+        Event::Answered {
+            session, activity, ..
+        } => {
+            join(issue, session);
+            issue.seen.insert(activity.clone());
+        }
+        Event::PlanApproved => issue.consent = Consent::Given,
+        Event::ChangeAsked { text } => plan_again(issue, text),
+        Event::Waits { on, why, told } => {
+            let waiting = Waiting {
+                why: why.clone(),
+                told: *told,
+            };
+            issue.waits.insert(*on, waiting);
+        }
+        Event::Resumed { on } => drop(issue.waits.remove(on)),
+        Event::Raised { scope, usd, day } => {
+            issue.raised.insert(*scope, (*usd, *day));
+        }
+        Event::Alerted { scope, percent, .. } => {
+            if *scope == Scope::Issue {
+                issue.alerted = *percent;
+            }
+        }
         Event::Routed {
             task,
             executor,
             why,
+            instead_of,
         } => {
+            issue.fallen.remove(executor);
+            issue.fallen.extend(instead_of);
             if let Some(task) = issue.task_mut(task) {
                 task.executor = Some(*executor);
                 task.why = Some(why.clone());
@@ -178,15 +208,8 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
                 *begun = Some(*at);
             }
         }
-        Event::Overran { task } => {
-            if let Some(TaskState::Running { stopping, .. }) = state_of(issue, task) {
-                *stopping = Some(Stopping {
-                    reason: StopReason::Overran,
-                    first: *at,
-                    last: *at,
-                });
-            }
-        }
+        Event::Overran { task } => stop(issue, task, StopReason::Overran, *at),
+        Event::Interrupted { task } => stop(issue, task, StopReason::Paused, *at),
         Event::Ended {
             task,
             ending,
@@ -197,6 +220,14 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
             change(issue, task, |task| {
                 task.cost_usd += cost_usd;
                 task.cost_is_estimate |= cost_is_estimate;
+                task.reserved = None;
+                let interrupted = |it: &Stopping| it.reason == StopReason::Paused;
+                if let TaskState::Running { stopping, .. } = &task.state
+                    && stopping.as_ref().is_some_and(interrupted)
+                    && ending.result.is_err()
+                {
+                    task.free_runs += 1;
+                }
                 task.state = TaskState::Seeking { since: *at };
                 let lost = |it: &Failure| it.class == FailureClass::Lost;
                 task.lost = task
@@ -266,6 +297,36 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
     }
 }
 
+fn stop(issue: &mut Issue, task: &TaskId, reason: StopReason, at: Time) {
+    if let Some(TaskState::Running { stopping, .. }) = state_of(issue, task) {
+        *stopping = Some(Stopping {
+            reason,
+            first: at,
+            last: at,
+        });
+    }
+}
+
+/// The plan that nobody wanted is forgotten; nothing of it has begun.
+fn plan_again(issue: &mut Issue, text: &str) {
+    issue.consent = Consent::NotAsked;
+    issue.forecast = None;
+    let planner = |task: &Task| task.spec.kind == TaskKind::Orchestrator;
+    if !issue.tasks.iter().any(planner) {
+        return;
+    }
+    issue.tasks.retain(planner);
+    issue.summary = None;
+    issue.plan_rejections = 0;
+    issue.plan_rejected = Some(words::change_asked(text));
+    for task in &mut issue.tasks {
+        task.state = TaskState::Todo;
+        task.finished_at = None;
+        // What a person asks for is no failed attempt.
+        task.free_runs = task.attempt;
+    }
+}
+
 /// The session is told about this round. A delivery of its opening that comes
 /// later opens nothing more.
 fn join(issue: &mut Issue, session: &SessionId) {
@@ -318,12 +379,14 @@ fn requested(issue: &mut Issue, key: Seq, effect: &Effect, at: Time) {
             task,
             attempt,
             executor,
+            reserved,
         } => {
             issue.starts.insert(key, (task.clone(), *executor));
             let branch = words::branch(issue, task, *attempt);
             change(issue, task, |task| {
                 task.state = TaskState::Starting { key };
                 task.attempt = *attempt;
+                task.reserved = *reserved;
                 task.branch = Some(branch);
                 task.run_url = None;
                 task.reported_pull = None;
@@ -415,7 +478,10 @@ fn undo(issue: &mut Issue, key: Seq, effect: &Effect) {
     };
     change(issue, task, |task| {
         if task.state == (TaskState::Starting { key }) {
+            // No run was made: it was no attempt, and nothing is spent.
             task.state = TaskState::Todo;
+            task.attempt = task.attempt.saturating_sub(1);
+            task.reserved = None;
         } else if task.state == (TaskState::Merging { key }) {
             task.state = TaskState::Judging;
         }

@@ -5,9 +5,11 @@
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use super::words_enum;
+use super::{Conditions, ExecutorKind, Issue, Task, words_enum};
 
 const MICROS_PER_USD: f64 = 1_000_000.0;
+/// A further run of a task is not worth beginning with less, USD.
+const RUN_USD_MIN: f64 = 0.05;
 
 words_enum! {
     /// What a limit is on.
@@ -23,6 +25,152 @@ pub struct Reservation {
     /// The limit of that day, as it was then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub day_max_usd: Option<f64>,
+}
+
+/// What may be spent still, in the course of one decision. Millionths of a USD.
+pub struct Purse<'a> {
+    issue: &'a Issue,
+    conditions: &'a Conditions,
+    issue_max: Option<i64>,
+    issue_spent: i64,
+    issue_reserved: i64,
+    day_max: Option<i64>,
+    day_spent: i64,
+    day_reserved: i64,
+}
+
+/// Why a run was not admitted. Millionths of a USD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub scope: Scope,
+    pub max: i64,
+    /// What is neither spent nor reserved.
+    pub left: i64,
+    /// What the run may cost.
+    pub need: i64,
+    /// It will fit as soon as what is reserved now is settled for less.
+    pub frees: bool,
+}
+
+impl<'a> Purse<'a> {
+    /// `before`: what the issue had spent and reserved when the day's account was
+    /// read; what this decision itself has booked comes on top.
+    pub(super) fn of(issue: &'a Issue, conditions: &'a Conditions, before: (i64, i64)) -> Self {
+        let (spent, reserved) = (micros(issue.spent_usd), issue.reserved());
+        let rules = &conditions.rules;
+        let day = &conditions.day;
+        Self {
+            issue,
+            conditions,
+            issue_max: raised(issue, conditions, Scope::Issue, rules.cost_per_issue_max),
+            issue_spent: spent,
+            issue_reserved: reserved,
+            day_max: raised(issue, conditions, Scope::Day, rules.cost_per_day_max),
+            day_spent: day.spent + spent - before.0,
+            day_reserved: day.reserved + reserved - before.1,
+        }
+    }
+
+    /// What is booked, and the limit that it counts for.
+    pub(super) fn stands(&self, scope: Scope) -> (i64, Option<i64>) {
+        match scope {
+            Scope::Issue => (self.issue_spent, self.issue_max),
+            Scope::Day => (self.day_spent, self.day_max),
+            Scope::Task => (0, None),
+        }
+    }
+
+    /// The most that a run of this task may cost there; `None`: nothing limits it.
+    fn need(&self, task: &Task, executor: ExecutorKind) -> Option<i64> {
+        match executor {
+            // It reports no cost and cannot be capped: each run is booked at a flat price.
+            ExecutorKind::Codegen => Some(micros(self.conditions.rules.cost_per_run)),
+            ExecutorKind::Local => {
+                let of_task = self.task_max().map(|max| max - micros(task.cost_usd));
+                // Without a limit of its own a task has its share of the others.
+                let share = |max: i64| max / self.parallel().max(1);
+                let shares = [self.issue_max, self.day_max].into_iter().flatten();
+                let need = match of_task {
+                    Some(left) => shares.chain([left]).min(),
+                    None => shares.map(share).min(),
+                };
+                // A limit of nothing lets nothing begin.
+                need.map(|it| it.max(1))
+            }
+        }
+    }
+
+    fn parallel(&self) -> i64 {
+        let max = self.issue.policy.as_ref().map_or(1, |it| it.parallel_max);
+        i64::try_from(max).unwrap_or(i64::MAX)
+    }
+
+    fn task_max(&self) -> Option<i64> {
+        let rule = self.conditions.rules.cost_per_task_max;
+        raised(self.issue, self.conditions, Scope::Task, rule)
+    }
+
+    /// Would a run of this task there fit under all limits?
+    pub(super) fn check(&self, task: &Task, executor: ExecutorKind) -> Result<Option<i64>, Refused> {
+        let Some(need) = self.need(task, executor) else {
+            return Ok(None);
+        };
+        if let Some(max) = self.task_max() {
+            let left = max - micros(task.cost_usd);
+            let least = micros(RUN_USD_MIN).min(max).max(1);
+            let enough = match executor {
+                ExecutorKind::Codegen => need,
+                ExecutorKind::Local => least,
+            };
+            if left < enough {
+                return Err(Refused { scope: Scope::Task, max, left, need: enough, frees: false });
+            }
+        }
+        let scopes = [
+            (Scope::Issue, self.issue_max, self.issue_spent, self.issue_reserved),
+            (Scope::Day, self.day_max, self.day_spent, self.day_reserved),
+        ];
+        for (scope, max, spent, reserved) in scopes {
+            let Some(max) = max else { continue };
+            let left = max - spent - reserved;
+            if left < need {
+                let frees = max - spent >= need;
+                return Err(Refused { scope, max, left, need, frees });
+            }
+        }
+        Ok(Some(need))
+    }
+
+    /// Sets aside what a run of this task may cost there.
+    pub(super) fn admit(
+        &mut self,
+        task: &Task,
+        executor: ExecutorKind,
+    ) -> Result<Option<Reservation>, Refused> {
+        let Some(need) = self.check(task, executor)? else {
+            return Ok(None);
+        };
+        self.issue_reserved += need;
+        self.day_reserved += need;
+        Ok(Some(Reservation {
+            usd: usd(need),
+            day: self.conditions.day.date,
+            day_max_usd: self.day_max.map(usd),
+        }))
+    }
+}
+
+/// A limit, or what a person has raised it to for this issue.
+fn raised(
+    issue: &Issue,
+    conditions: &Conditions,
+    scope: Scope,
+    rule: Option<f64>,
+) -> Option<i64> {
+    let raised = issue.raised.get(&scope);
+    let raised = raised.filter(|(_, day)| day.is_none_or(|it| it == conditions.day.date));
+    let rule = rule?;
+    Some(micros(raised.map_or(rule, |(usd, _)| usd.max(rule))))
 }
 
 /// Whole millionths of a USD, in which sums are exact.

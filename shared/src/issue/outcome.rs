@@ -13,6 +13,9 @@ use super::{
 
 /// How long to wait when the other side asks to wait and doesn't say how long.
 const BUSY_PAUSE_SECONDS: i64 = 10;
+/// Before a start that found its executor down is considered again: by then all
+/// copies of us can know it.
+const DOWN_PAUSE_SECONDS: i64 = 1;
 /// No answer makes us wait longer than this.
 const BUSY_PAUSE_SECONDS_MAX: i64 = 3_600;
 
@@ -179,11 +182,13 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
         Effect::Tell { .. } => worn_out(TRIES_MAX),
         // Whether a run exists has to be found out, however long it takes.
         Effect::Start { .. } if doubtful => false,
-        Effect::Start { .. } => match fault {
+        Effect::Start { .. } => match &fault {
             Fault::Permanent { .. } => true,
             Fault::Ambiguous { .. } => false,
             Fault::Transient { .. } => withdrawn || worn_out(TRIES_MAX),
-            Fault::Busy { .. } | Fault::Down { .. } => withdrawn,
+            // Another executor may take it, as soon as it is known how they stand.
+            Fault::Down { .. } => true,
+            Fault::Busy { .. } => withdrawn,
         },
         // An outage or a token that is not good is no verdict on the commit.
         Effect::Merge { .. } => hopeless || (withdrawn && worn_out(TRIES_MAX)),
@@ -226,6 +231,14 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
     });
     match effect {
         Effect::Fetch if !withdrawn => draft.emit(Event::Unserved { why }),
+        Effect::Start { task, .. } if !withdrawn && matches!(fault, Fault::Down { .. }) => {
+            let not_before = draft.now + SignedDuration::from_secs(DOWN_PAUSE_SECONDS);
+            draft.emit(Event::Retried {
+                task,
+                not_before,
+                why,
+            });
+        }
         Effect::Start { task, .. } if !withdrawn => {
             settle(
                 draft,

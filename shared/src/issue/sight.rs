@@ -5,8 +5,8 @@ use super::plan::{self, PLAN};
 use super::understand::{hold, settle, tell};
 use super::verdict::{self, Verdict};
 use super::{
-    COST_USD_MAX, Draft, Effect, Ending, Event, ExecutorKind, Failure, FailureClass, HELD_SECONDS,
-    MergeMode, PLAN_REJECTIONS_MAX, PULL_GRACE_SECONDS, PullFacts, REASON_BYTES_MAX, RunId,
+    COST_USD_MAX, Draft, Effect, Ending, Event, Failure, FailureClass, HELD_SECONDS, MergeMode,
+    PLAN_REJECTIONS_MAX, PULL_GRACE_SECONDS, PullFacts, REASON_BYTES_MAX, Reservation, RunId,
     Settled, Sight, StopReason, TaskId, TaskKind, TaskState, clip, words,
 };
 
@@ -64,7 +64,7 @@ pub(super) fn ended(draft: &mut Draft, id: &TaskId, ending: Ending, stopped: Opt
     let Some(task) = draft.issue.task(id) else {
         return;
     };
-    let (kind, executor) = (task.spec.kind, task.executor);
+    let (kind, reserved) = (task.spec.kind, task.reserved);
     let mut ending = ending;
     if let Ok(result) = &mut ending.result {
         result.text = clip(&result.text, super::TEXT_BYTES_MAX);
@@ -72,7 +72,7 @@ pub(super) fn ended(draft: &mut Draft, id: &TaskId, ending: Ending, stopped: Opt
     if let Err(failure) = &mut ending.result {
         failure.message = clip(&failure.message, REASON_BYTES_MAX);
     }
-    let (cost_usd, cost_is_estimate) = book(draft, &ending, executor);
+    let (cost_usd, cost_is_estimate) = book(&ending, reserved.as_ref());
     // The answer is written once, where the plan is; here it would be written twice.
     let result = ending.result.clone();
     if let Ok(result) = &mut ending.result {
@@ -115,6 +115,16 @@ pub(super) fn ended(draft: &mut Draft, id: &TaskId, ending: Ending, stopped: Opt
             }
             TaskKind::Builder | TaskKind::Debugger => {}
         },
+        // One that nobody knows to be dead is not begun again just like that.
+        Err(failure)
+            if stopped == Some(StopReason::Paused) && failure.class != FailureClass::Lost =>
+        {
+            draft.emit(Event::Retried {
+                task: id.clone(),
+                not_before: draft.now,
+                why: words::interrupted(),
+            });
+        }
         Err(_) if stopped == Some(StopReason::Overran) => {
             let message = words::overran(&draft.issue);
             failed(
@@ -134,22 +144,15 @@ pub(super) fn ended(draft: &mut Draft, id: &TaskId, ending: Ending, stopped: Opt
     }
 }
 
-fn book(draft: &Draft, ending: &Ending, executor: Option<ExecutorKind>) -> (f64, bool) {
-    let policy = draft.issue.policy.as_ref();
+fn book(ending: &Ending, reserved: Option<&Reservation>) -> (f64, bool) {
     match ending
         .cost_usd
         .filter(|usd| (0.0..=COST_USD_MAX).contains(usd))
     {
         Some(usd) => (usd, ending.cost_is_estimate),
-        // Codegen reports nothing: a run is booked at a flat price.
-        None if executor == Some(ExecutorKind::Codegen) => {
-            (policy.map_or(0.0, |it| it.cost_per_run), true)
-        }
-        // What is not known counts as all that it may have cost.
-        None => (
-            policy.and_then(|it| it.cost_per_task_max).unwrap_or(0.0),
-            true,
-        ),
+        // What is not known counts as all that it may have cost; for an executor
+        // that reports nothing that is its flat price.
+        None => (reserved.map_or(0.0, |it| it.usd), true),
     }
 }
 
@@ -205,7 +208,7 @@ fn failed(draft: &mut Draft, id: &TaskId, failure: Failure) {
         return;
     };
     let attempts_max = draft.issue.policy.as_ref().map_or(1, |it| it.attempts_max);
-    if failure.class.worth_another_run() && task.attempt < attempts_max {
+    if failure.class.worth_another_run() && task.attempts() < attempts_max {
         let not_before = draft.now + backoff(task.attempt, draft.issue.seq);
         tell(draft, words::retried(&draft.issue, id, &failure));
         draft.emit(Event::Retried {

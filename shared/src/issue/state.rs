@@ -4,10 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::SignedDuration;
+use jiff::civil::Date;
 
+use super::forecast::Forecast;
+use super::money::{Reservation, Scope, micros};
 use super::{
-    Brief, CancelReason, Due, Effect, ExecutorKind, HELD_TRIES, IssueId, Owed, Policy,
+    Brief, CancelReason, Due, Effect, ExecutorKind, HELD_TRIES, IssueId, MergeMode, Owed, Policy,
     RoundOutcome, RunId, STOP_AGAIN_SECONDS, Seq, SessionId, Spec, Tally, TaskId, TaskKind, Time,
+    Wait,
 };
 
 /// One issue, folded from its log.
@@ -38,6 +42,17 @@ pub struct Issue {
     pub summary: Option<String>,
     /// In the order of the plan.
     pub tasks: Vec<Task>,
+    /// What the work was expected to come to, before it was begun.
+    pub forecast: Option<Forecast>,
+    pub consent: Consent,
+    /// What the beginning of something waits for.
+    pub waits: BTreeMap<Wait, Waiting>,
+    /// Limits that a person has raised for this issue, USD; a day's for that day.
+    pub raised: BTreeMap<Scope, (f64, Option<Date>)>,
+    /// The highest percentage of its own limit that people were told of.
+    pub alerted: u8,
+    /// Executors that are down, as far as tasks were sent elsewhere for it.
+    pub fallen: BTreeSet<ExecutorKind>,
     pub plan_rejections: u32,
     /// Why the last answer was no plan.
     pub plan_rejected: Option<String>,
@@ -71,6 +86,10 @@ pub struct Task {
     pub state: TaskState,
     /// Runs so far, the present one included.
     pub attempt: u32,
+    /// Those among them that count as none: an operator stopped them.
+    pub free_runs: u32,
+    /// What is set aside for the run that is under way.
+    pub reserved: Option<Reservation>,
     pub executor: Option<ExecutorKind>,
     pub why: Option<String>,
     pub run_url: Option<String>,
@@ -164,6 +183,24 @@ pub struct Stopping {
 pub enum StopReason {
     Cancelled,
     Overran,
+    /// An operator stops all runs; it is begun again afterwards.
+    Paused,
+}
+
+/// Whether a person has approved of the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consent {
+    NotAsked,
+    Asked,
+    Given,
+}
+
+/// Why something is not begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub why: String,
+    /// People were told.
+    pub told: bool,
 }
 
 /// Something worth asking about.
@@ -186,6 +223,8 @@ pub enum Watch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     Planning,
+    /// A person has to approve of the plan.
+    Awaiting,
     Working,
     Merging,
     Closing,
@@ -196,6 +235,7 @@ impl Phase {
     pub fn word(self) -> &'static str {
         match self {
             Self::Planning => "planning",
+            Self::Awaiting => "awaiting",
             Self::Working => "working",
             Self::Merging => "merging",
             Self::Closing => "closing",
@@ -225,6 +265,12 @@ impl Issue {
             policy: None,
             summary: None,
             tasks: Vec::new(),
+            forecast: None,
+            consent: Consent::NotAsked,
+            waits: BTreeMap::new(),
+            raised: BTreeMap::new(),
+            alerted: 0,
+            fallen: BTreeSet::new(),
             plan_rejections: 0,
             plan_rejected: None,
             owed: BTreeMap::new(),
@@ -273,6 +319,9 @@ impl Issue {
         }
         if !planned {
             return Phase::Planning;
+        }
+        if self.consent == Consent::Asked {
+            return Phase::Awaiting;
         }
         let at_the_merge = |task: &Task| match task.state {
             TaskState::Ready | TaskState::Merging { .. } | TaskState::Approved { .. } => true,
@@ -380,19 +429,82 @@ impl Issue {
         self.tasks.iter().filter_map(listens).collect()
     }
 
+    /// Is it worth looking at, because of what runs or what it waits for?
+    pub fn is_watched(&self) -> bool {
+        self.active()
+            && (!self.waits.is_empty()
+                || self.consent == Consent::Asked
+                || self.tasks.iter().any(|it| self.watch(it).is_some()))
+    }
+
+    /// The tasks that could begin now, if the conditions allow it.
+    pub fn startable(&self, now: Time) -> impl Iterator<Item = &Task> {
+        let open = self.active()
+            && self.cancelled.is_none()
+            && self.unserved.is_none()
+            && self.policy.is_some()
+            && self.consent != Consent::Asked;
+        self.tasks.iter().filter(move |task| {
+            open && task.state == TaskState::Todo
+                && task.not_before.is_none_or(|it| it <= now)
+                && task
+                    .spec
+                    .depends_on
+                    .iter()
+                    .all(|on| self.task(on).is_some_and(Task::achieved))
+        })
+    }
+
+    /// How many tasks may begin beside those at work.
+    pub fn places_free(&self) -> usize {
+        let max = self.policy.as_ref().map_or(0, |it| it.parallel_max);
+        max.saturating_sub(self.tasks.iter().filter(|it| it.busy()).count())
+    }
+
+    /// The pull request that is to be merged next: one at a time, in the order of
+    /// the plan, each at the commit that was approved.
+    pub fn mergeable(&self) -> Option<(&Task, &Pull, &str)> {
+        let merging = |task: &Task| matches!(task.state, TaskState::Merging { .. });
+        let auto = self.policy.as_ref().is_some_and(|it| it.merge == MergeMode::Auto);
+        if !self.active() || self.cancelled.is_some() || !auto || self.tasks.iter().any(merging) {
+            return None;
+        }
+        self.tasks.iter().find_map(|task| match (&task.state, &task.pull) {
+            (TaskState::Approved { sha }, Some(pull)) => Some((task, pull, sha.as_str())),
+            _ => None,
+        })
+    }
+
+    /// Could something begin or be merged, so that the conditions are worth asking for?
+    pub fn ripe(&self, now: Time) -> bool {
+        self.mergeable().is_some()
+            || (self.places_free() > 0 && self.startable(now).next().is_some())
+    }
+
+    /// What is set aside for runs that are under way, millionths of a USD.
+    pub fn reserved(&self) -> i64 {
+        let reserved = self.tasks.iter().filter_map(|it| it.reserved.as_ref());
+        reserved.map(|it| micros(it.usd)).sum()
+    }
+
     /// When something has to be done even if nothing is heard: a due effect or
-    /// a deadline. `None` when the issue only waits for the world, or is over.
+    /// a deadline, or something that could begin and was not considered yet.
+    /// `None` when the issue only waits for the world, or is over.
     pub fn attention_at(&self) -> Option<Time> {
         let owed = self.owed.values().map(|it| it.due_at(self.last_at));
         let deadlines = self.tasks.iter().filter_map(|task| self.deadline(task));
-        owed.chain(deadlines).min()
+        let ripe = (self.waits.is_empty() && self.ripe(self.last_at)).then_some(self.last_at);
+        owed.chain(deadlines).chain(ripe).min()
     }
 
     /// When time alone changes something for this task.
     pub(super) fn deadline(&self, task: &Task) -> Option<Time> {
         let policy = self.policy.as_ref()?;
         match &task.state {
-            TaskState::Todo => task.not_before.filter(|_| self.cancelled.is_none()),
+            TaskState::Todo => task
+                .not_before
+                .filter(|_| self.cancelled.is_none() && self.waits.is_empty())
+                .filter(|_| self.places_free() > 0),
             TaskState::Running {
                 stopping: Some(stopping),
                 ..
@@ -461,6 +573,10 @@ impl Issue {
             return Some("Linear does not let the issue be read".into());
         }
         let mut reasons: Vec<String> = Vec::new();
+        if self.consent == Consent::Asked {
+            reasons.push("a person has to approve the plan".into());
+        }
+        reasons.extend(self.waits.values().map(|it| it.why.clone()));
         for task in &self.tasks {
             if let Some(held) = &task.held {
                 reasons.push(format!("`{}`: {held}", task.spec.id));
@@ -485,6 +601,8 @@ impl Task {
             spec,
             state: TaskState::Todo,
             attempt: 0,
+            free_runs: 0,
+            reserved: None,
             executor: None,
             why: None,
             run_url: None,
@@ -526,6 +644,11 @@ impl Task {
     /// What depends on it may start.
     pub fn achieved(&self) -> bool {
         matches!(self.state, TaskState::Merged | TaskState::Succeeded)
+    }
+
+    /// Runs so far that count as attempts.
+    pub fn attempts(&self) -> u32 {
+        self.attempt.saturating_sub(self.free_runs)
     }
 
     /// It takes one of the places for tasks at work.

@@ -2,6 +2,7 @@
 //! the task in question. Here is what people do; what effects came to is in
 //! [`super::outcome`], what looks show in [`super::sight`]. What must happen next is [`super::advance`]'s business.
 
+use super::answer;
 use super::outcome::{absent, faulted, is_holder, performed};
 use super::sight::{saw_pull, saw_run};
 use super::{
@@ -19,6 +20,7 @@ pub(super) fn understand(draft: &mut Draft, input: Input) {
             at,
         } => prompted(draft, opening, activity, text, at),
         Input::Cancelled { why, at } => cancelled(draft, why, at),
+        Input::Approve => answer::approve(draft),
         Input::Performed { key, outcome } => performed(draft, key, outcome),
         Input::Faulted { key, claim, fault } => {
             if is_holder(draft, key, claim) {
@@ -124,6 +126,8 @@ fn prompted(draft: &mut Draft, opening: Opening, activity: String, text: String,
             session,
             activity: Activity::Thought(answer),
         });
+    } else if let Some(answer) = issue.question().and_then(|it| answer::read(it, &text)) {
+        answer::answered(draft, answer, (session, activity, text), at);
     } else {
         draft.emit(Event::Prompted {
             session: session.clone(),
@@ -144,10 +148,15 @@ fn prompted(draft: &mut Draft, opening: Opening, activity: String, text: String,
     }
 }
 
-fn cancelled(draft: &mut Draft, why: CancelReason, at: Time) {
+pub(super) fn cancelled(draft: &mut Draft, why: CancelReason, at: Time) {
     let issue = &draft.issue;
-    // An old wish that arrives late must not stop a round that was opened after it.
-    if !issue.active() || at < issue.round_opened_at {
+    if why == CancelReason::Command && !issue.active() {
+        draft.refusal = Some(format!("{} is not at work: there is nothing to cancel", issue.identifier));
+    }
+    // An old wish that arrives late must not stop a round that was opened after it;
+    // a command is of now, whatever Linear's clock says.
+    let stale = at < issue.round_opened_at && why != CancelReason::Command;
+    if !issue.active() || stale {
         return;
     }
     if let (CancelReason::Undelegated { from: Some(from) }, Some(ours)) = (&why, &issue.app_user)

@@ -1,5 +1,7 @@
 //! Every sentence that a person or an agent reads, in one place.
 
+mod terms;
+
 use std::fmt::Write as _;
 
 use super::state::{Issue, Task, TaskState};
@@ -8,6 +10,8 @@ use super::{
     Activity, CancelReason, Effect, Ending, Event, ExecutorKind, Failure, IssueId, RoundOutcome,
     Spec, TaskId, TaskKind, Verbosity, clip,
 };
+
+pub(super) use self::terms::*;
 
 /// The bytes of an error in the table of the last word.
 const ERROR_BYTES_MAX: usize = 1_000;
@@ -454,10 +458,27 @@ pub fn sentence(event: &Event) -> String {
             why: Some(why),
         } => format!("`{task}` waits: {why}"),
         Event::Held { task, why: None } => format!("nothing holds `{task}` up any more"),
+        Event::Forecast(forecast) => format!("expected: {}", forecast_words(forecast)),
+        Event::ApprovalAsked => "a person was asked to approve".into(),
+        Event::Answered { text, .. } => {
+            format!("a person answered: {}", clip(&one_line(text), 200))
+        }
+        Event::PlanApproved => "it was approved".into(),
+        Event::ChangeAsked { .. } => "it is planned again, as a person asked".into(),
+        Event::Waits { why, .. } => format!("it waits: {why}"),
+        Event::Resumed { on } => format!("it waits no more {}", wait_words(*on)),
+        Event::Raised { scope, usd, .. } => {
+            format!("a person raised the limit of the {scope} to ${usd:.2}")
+        }
+        Event::Alerted { scope, percent, .. } => {
+            format!("{percent} % of the limit of the {scope} are spent")
+        }
+        Event::Interrupted { task } => format!("the run of `{task}` is stopped by an operator"),
         Event::Routed {
             task,
             executor,
             why,
+            ..
         } => format!("`{task}` goes to {executor}: {why}"),
         Event::Requested(effect) => format!("to do: {}", effect_words(effect)),
         Event::Claimed { key, until } => format!("#{key} is being done (claimed until {until})"),
@@ -525,6 +546,7 @@ pub fn plain(event: &Event) -> String {
         Event::Reopened { .. } => "a person opened it again".into(),
         Event::Deferred { .. } => "a person came back, for the next round".into(),
         Event::PlanRejected { .. } => "the plan was refused".into(),
+        Event::Answered { .. } => "a person answered".into(),
         Event::Requested(Effect::Say { activity, .. }) => match activity {
             Activity::Thought(_) | Activity::Action { .. } => "to do: say something".into(),
             Activity::Elicitation { .. } => "to do: ask".into(),
@@ -551,6 +573,15 @@ pub fn plain(event: &Event) -> String {
         | Event::Unserved { .. }
         | Event::Laid { .. }
         | Event::Planned { .. }
+        | Event::Forecast(_)
+        | Event::ApprovalAsked
+        | Event::PlanApproved
+        | Event::ChangeAsked { .. }
+        | Event::Waits { .. }
+        | Event::Resumed { .. }
+        | Event::Raised { .. }
+        | Event::Alerted { .. }
+        | Event::Interrupted { .. }
         | Event::Held { .. }
         | Event::Routed { .. }
         | Event::Requested(_)
@@ -590,8 +621,10 @@ fn effect_words(effect: &Effect) -> String {
             task,
             attempt,
             executor,
+            reserved,
         } => {
-            format!("start `{task}` on {executor} (attempt {attempt})")
+            let reserved = reserved.map_or(String::new(), |it| format!(", ${:.2} set aside", it.usd));
+            format!("start `{task}` on {executor} (attempt {attempt}{reserved})")
         }
         Effect::Stop { task, run, .. } => format!("stop the run {run} of `{task}`"),
         Effect::Tell { task, .. } => format!("tell the run of `{task}` what was written"),

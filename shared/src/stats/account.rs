@@ -1,16 +1,17 @@
 //! The accounts of days: what is entered in them, and what many days come to.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::civil::Date;
-use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use super::{Fact, Stage};
-use crate::issue::{ExecutorKind, RoundOutcome, Time, words_enum};
-use crate::ports::{Entry, Figures};
+pub use crate::issue::usd;
+use crate::issue::{ExecutorKind, RoundOutcome, Time, utc_day, words_enum};
+use crate::ports::{Entry, Figures, Limit};
 
 /// The days of the longest period, and so the accounts that are read for it.
 const DAYS_MAX: usize = 30;
-const MICROS_PER_USD: f64 = 1_000_000.0;
 
 words_enum! {
     /// The days up to and including today that statistics are about.
@@ -52,22 +53,67 @@ pub fn accounts_of(period: Period, now: Time) -> Vec<String> {
     days.take_while(|it| *it <= last).map(account).collect()
 }
 
-/// What these facts add to the account of their day: one entry, or none where
-/// nothing counts. Its figures are a bounded set of names.
+/// What these facts add to accounts, one entry for each: to that of their day,
+/// and, of money, to those of the days that it counts for. Nothing where nothing
+/// counts. The figures are a bounded set of names.
 pub fn entries(facts: &[Fact], at: Time) -> Vec<Entry> {
-    let mut add = Figures::new();
+    let mut accounts: BTreeMap<String, Figures> = BTreeMap::new();
+    let mut limits: BTreeMap<String, Limit> = BTreeMap::new();
     for fact in facts {
-        enter(&mut add, fact);
+        let name = match fact {
+            Fact::Reserved { day, .. } | Fact::Booked { day, .. } => account(*day),
+            Fact::Alerted { day: Some(day), .. } => alerts_account(*day),
+            Fact::Alerted { day: None, .. } => continue,
+            Fact::Ran { .. }
+            | Fact::Over { .. }
+            | Fact::Held(_)
+            | Fact::Greeted { .. }
+            | Fact::Done { .. } => account(utc_day(at)),
+        };
+        limits.extend(limit(fact).map(|it| (name.clone(), it)));
+        enter(accounts.entry(name).or_default(), fact);
     }
-    add.retain(|_, figure| *figure != 0);
-    if add.is_empty() {
-        return Vec::new();
+    let entries = accounts.into_iter().filter_map(|(account, mut add)| {
+        let limit = limits.remove(&account);
+        add.retain(|_, figure| *figure != 0);
+        (!add.is_empty()).then_some(Entry {
+            account,
+            add,
+            limit,
+        })
+    });
+    entries.collect()
+}
+
+/// What may not be exceeded by this, or nothing of it all is written.
+fn limit(fact: &Fact) -> Option<Limit> {
+    match fact {
+        Fact::Reserved {
+            micros,
+            max: Some(max),
+            ..
+        } if *micros > 0 => Some(Limit {
+            figure: COMMITTED.into(),
+            max: *max,
+        }),
+        // Each step is told once, by whoever comes first.
+        Fact::Alerted {
+            percent,
+            day: Some(_),
+            ..
+        } => Some(Limit {
+            figure: percent.to_string(),
+            max: 1,
+        }),
+        Fact::Reserved { .. }
+        | Fact::Alerted { .. }
+        | Fact::Booked { .. }
+        | Fact::Ran { .. }
+        | Fact::Over { .. }
+        | Fact::Held(_)
+        | Fact::Greeted { .. }
+        | Fact::Done { .. } => None,
     }
-    vec![Entry {
-        account: account(utc_day(at)),
-        add,
-        limit: None,
-    }]
 }
 
 fn enter(figures: &mut Figures, fact: &Fact) {
@@ -80,8 +126,14 @@ fn enter(figures: &mut Figures, fact: &Fact) {
         } => {
             add(runs(*executor), 1);
             add(run_seconds(*executor), *seconds);
-            add(micros(*executor), to_micros(*cost_usd));
+            add(micros(*executor), crate::issue::micros(*cost_usd));
         }
+        Fact::Reserved { micros, .. } => {
+            add(COMMITTED.into(), *micros);
+            add(RESERVED.into(), *micros);
+        }
+        Fact::Booked { micros, .. } => add(COMMITTED.into(), *micros),
+        Fact::Alerted { percent, .. } => add(percent.to_string(), 1),
         Fact::Over { executor, outcome } => add(over(*executor, outcome), 1),
         Fact::Held(stage) => add(held(*stage), 1),
         // Entered when the round is over: an append of its own is not worth it.
@@ -107,10 +159,21 @@ fn enter(figures: &mut Figures, fact: &Fact) {
     }
 }
 
-/// What was spent on the day of this account, in millionths of a USD.
-pub fn spent_micros(figures: &Figures) -> i64 {
-    let spent = |it: &ExecutorKind| figures.get(&micros(*it)).copied().unwrap_or(0);
-    ExecutorKind::ALL.iter().map(spent).sum()
+/// What was booked on the day of this account, and what is reserved on it, in
+/// millionths of a USD.
+pub fn ledger(figures: &Figures) -> (i64, i64) {
+    let get = |name: &str| figures.get(name).copied().unwrap_or(0);
+    (get(COMMITTED) - get(RESERVED), get(RESERVED))
+}
+
+/// The account that says of which steps of a day's limit people were told.
+pub fn alerts_account(day: Date) -> String {
+    format!("alerts/{day}")
+}
+
+/// Those steps, in percent.
+pub fn alerts_of(figures: &Figures) -> BTreeSet<u8> {
+    figures.keys().filter_map(|it| it.parse().ok()).collect()
 }
 
 /// Figures of several days, added up.
@@ -172,17 +235,13 @@ impl Sums {
     }
 }
 
-/// USD, of millionths.
-pub fn usd(micros: i64) -> f64 {
-    micros as f64 / MICROS_PER_USD
-}
-
-fn to_micros(usd: f64) -> i64 {
-    (usd * MICROS_PER_USD).round() as i64
-}
 
 // ───────────────────────────── names ─────────────────────────────
 
+/// Booked and reserved money together: what a day's limit is on …
+const COMMITTED: &str = "committed";
+/// … and what is reserved of it.
+const RESERVED: &str = "reserved";
 const RUN_SECONDS: &str = "rounds.run_seconds";
 const BUSY_SECONDS: &str = "rounds.busy_seconds";
 const GREETED: &str = "greeted";
@@ -190,12 +249,13 @@ const GREETED_MILLIS: &str = "greeted_millis";
 const LINEAR_CALLS: &str = "linear_calls";
 const LINEAR_WAITS: &str = "linear_waits";
 
-fn account(day: Date) -> String {
-    format!("day/{day}")
+/// The account of a day.
+pub fn day_account(day: Date) -> String {
+    account(day)
 }
 
-fn utc_day(at: Time) -> Date {
-    at.to_zoned(TimeZone::UTC).date()
+fn account(day: Date) -> String {
+    format!("day/{day}")
 }
 
 fn over(executor: Option<ExecutorKind>, outcome: &str) -> String {

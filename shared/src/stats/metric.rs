@@ -3,9 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::account::{spent_micros, usd};
+use super::account::{ledger, usd};
 use super::{Fact, OUTCOMES, Stage};
-use crate::issue::{ExecutorKind, Time, words_enum};
+use crate::issue::{ExecutorKind, Scope, Time, words_enum};
 use crate::ports::{Attention, Figures};
 
 /// For how long the most overdue issue has been waiting.
@@ -37,12 +37,15 @@ const HELD_TASKS: &str = "HeldTasks";
 /// From the moment when a round was heard of, by our clock, to that when its
 /// first thought was in Linear.
 const FIRST_THOUGHT_MILLIS: &str = "FirstThoughtMillis";
+/// Steps of a limit (50, 80, 100 percent) that were reached, by the limit.
+const BUDGET_ALERTS: &str = "BudgetAlerts";
 /// Looks at what runs.
 const LOOKS: &str = "Looks";
 
 const EXECUTOR: &str = "Executor";
 const OUTCOME: &str = "Outcome";
 const REASON: &str = "Reason";
+const SCOPE: &str = "Scope";
 /// The executor of a task that never went to one.
 const NONE: &str = "none";
 
@@ -85,6 +88,7 @@ pub const METRICS: &[Metric] = table! {
     COST_USD [EXECUTOR] "None";
     HELD_TASKS [REASON] "Count";
     FIRST_THOUGHT_MILLIS [] "Milliseconds";
+    BUDGET_ALERTS [SCOPE] "Count";
     LOOKS [] "Count";
     LINEAR_CALLS [] "Count";
     LINEAR_WAITS [] "Count";
@@ -97,6 +101,7 @@ pub fn values_of(dimension: &str) -> Vec<&'static str> {
     match dimension {
         EXECUTOR => executors.chain([NONE]).collect(),
         OUTCOME => OUTCOMES.to_vec(),
+        SCOPE => Scope::ALL.iter().map(|it| it.word()).collect(),
         REASON => {
             let refusals = WebhookRefusal::ALL.iter().map(|it| it.word());
             refusals
@@ -130,7 +135,10 @@ pub fn measure(facts: &[Fact]) {
             Fact::Greeted { millis } => {
                 metrics::histogram!(FIRST_THOUGHT_MILLIS).record(*millis as f64);
             }
-            Fact::Done { .. } => {}
+            Fact::Alerted { scope, .. } => {
+                metrics::counter!(BUDGET_ALERTS, SCOPE => scope.word()).increment(1);
+            }
+            Fact::Reserved { .. } | Fact::Booked { .. } | Fact::Done { .. } => {}
         }
     }
 }
@@ -144,7 +152,7 @@ pub fn looked(attention: &[Attention], now: Time) {
 /// Tells the metrics what today's account says, where the day has a limit.
 pub fn spent(today: &Figures, day_usd_max: f64) {
     if day_usd_max > 0.0 {
-        let percent = usd(spent_micros(today)) / day_usd_max * 100.0;
+        let percent = usd(ledger(today).0) / day_usd_max * 100.0;
         metrics::gauge!(DAY_SPEND_PERCENT).set(percent);
     }
 }

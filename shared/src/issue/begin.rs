@@ -1,0 +1,273 @@
+//! What may begin under the conditions of now: runs and merges; and what has to
+//! wait, for what. Asking twice under the same conditions answers nothing the
+//! second time.
+
+use std::collections::BTreeMap;
+
+use super::advance::{advance, stop};
+use super::conditions::{Approval, Conditions, Wait};
+use super::forecast::forecast;
+use super::money::{Purse, Refused, Reservation, Scope};
+use super::plan;
+use super::route::{Ask, Choice, route};
+use super::state::{Consent, Waiting};
+use super::understand::tell;
+use super::{
+    Activity, Draft, Effect, Event, ExecutorKind, Pause, Task, TaskId, TaskKind, TaskState, words,
+};
+
+/// People are told when so many percent of a limit are spent.
+const ALERTS_PERCENT: [u8; 3] = [50, 80, 100];
+
+pub(super) fn begin(draft: &mut Draft, conditions: &Conditions) {
+    let issue = &draft.issue;
+    if !issue.active() || issue.policy.is_none() {
+        return;
+    }
+    if issue.cancelled.is_none() && issue.unserved.is_none() {
+        if let Some(pause) = conditions.pause {
+            interrupt(draft, pause);
+        }
+        ask(draft, conditions);
+        let mut waits = Waits::default();
+        dispatch(draft, conditions, &mut waits);
+        merge(draft, conditions, &mut waits);
+        wait(draft, waits);
+    } else {
+        wait(draft, Waits::default());
+    }
+    alert(draft, conditions);
+    advance(draft);
+}
+
+type Waits = BTreeMap<Wait, (Waiting, Option<Activity>)>;
+
+/// Stops what an operator wants stopped, and takes back what nobody has begun.
+fn interrupt(draft: &mut Draft, pause: Pause) {
+    for task in draft.issue.tasks.clone() {
+        let TaskState::Running {
+            run,
+            begun,
+            stopping: None,
+            ..
+        } = &task.state
+        else {
+            continue;
+        };
+        // A far executor spends from the create on; a job that waits for a place here does not.
+        let waits = begun.is_none() && task.executor == Some(ExecutorKind::Local);
+        if pause.stop_runs || waits {
+            draft.emit(Event::Interrupted {
+                task: task.spec.id.clone(),
+            });
+            stop(draft, &task, run);
+        }
+    }
+}
+
+/// Before the work begins: what it will come to, and whether a person has to
+/// approve of that.
+fn ask(draft: &mut Draft, conditions: &Conditions) {
+    let issue = &draft.issue;
+    let mut work = issue
+        .tasks
+        .iter()
+        .filter(|it| it.spec.kind != TaskKind::Orchestrator)
+        .peekable();
+    if work.peek().is_none() || work.any(|it| it.attempt > 0) || issue.consent != Consent::NotAsked
+    {
+        return;
+    }
+    if issue.forecast.is_none() {
+        let forecast = forecast(issue, conditions, draft.now);
+        draft.emit(Event::Forecast(forecast));
+    }
+    let expected = draft.issue.forecast.as_ref().map(|it| it.cost_usd.expected);
+    let needed = match conditions.rules.approval {
+        Approval::Never => false,
+        Approval::Always => true,
+        Approval::Over(usd) => expected.is_some_and(|it| it > usd),
+    };
+    if needed {
+        draft.emit(Event::ApprovalAsked);
+        draft.say(words::approval(&draft.issue));
+    }
+}
+
+/// Starts what may start, the longest way to the end first.
+fn dispatch(draft: &mut Draft, conditions: &Conditions, waits: &mut Waits) {
+    let issue = &draft.issue;
+    let depths = plan::depths(issue.tasks.iter().map(|task| task.spec.as_ref()));
+    let mut startable: Vec<&Task> = issue.startable(draft.now).collect();
+    startable.sort_by_key(|task| std::cmp::Reverse(depths[&task.spec.id]));
+    if conditions.pause.is_some() && !startable.is_empty() {
+        waits.insert(Wait::Pause, words::paused());
+        return;
+    }
+    let mut chosen: Vec<Start> = Vec::new();
+    let mut conditions = conditions.clone();
+    let day = conditions.clone();
+    let mut purse = Purse::of(issue, &day, draft.before);
+    for task in startable {
+        if chosen.len() >= issue.places_free() {
+            break;
+        }
+        let fits = |kind: &&ExecutorKind| purse.check(task, **kind).is_ok();
+        let fits: Vec<ExecutorKind> = ExecutorKind::ALL.iter().filter(fits).copied().collect();
+        let ask = Ask {
+            spec: &task.spec,
+            lost: task.lost,
+            fits: &fits,
+        };
+        let (executor, why, instead_of) = match route(&ask, &conditions) {
+            Choice::Go {
+                executor,
+                why,
+                instead_of,
+            } => (executor, why, instead_of),
+            Choice::Wait { executor, why } => {
+                let wait = words::waits_for_executor(&why);
+                waits.entry(Wait::Executor(executor)).or_insert(wait);
+                continue;
+            }
+        };
+        match purse.admit(task, executor) {
+            Ok(reserved) => {
+                let free = conditions.executors.iter_mut().find(|it| it.kind == executor);
+                if let Some(slots) = free.and_then(|it| it.slots_free.as_mut()) {
+                    *slots = slots.saturating_sub(1);
+                }
+                chosen.push(Start {
+                    task: task.spec.id.clone(),
+                    attempt: task.attempt + 1,
+                    executor,
+                    why,
+                    instead_of,
+                    reserved,
+                });
+            }
+            Err(refused) => {
+                let Refused { scope, .. } = refused;
+                let wait = words::waits_for_money(issue, task, &refused);
+                waits.entry(Wait::Money(scope)).or_insert(wait);
+                // What comes first gets the money first; only a task's own limit
+                // stands in nobody's way.
+                if scope != Scope::Task {
+                    break;
+                }
+            }
+        }
+    }
+    for start in chosen {
+        start.request(draft);
+    }
+}
+
+struct Start {
+    task: TaskId,
+    attempt: u32,
+    executor: ExecutorKind,
+    why: String,
+    instead_of: Option<ExecutorKind>,
+    reserved: Option<Reservation>,
+}
+
+impl Start {
+    fn request(self, draft: &mut Draft) {
+        let news = self
+            .instead_of
+            .is_some_and(|it| !draft.issue.fallen.contains(&it));
+        if news {
+            tell(draft, words::fell_back(&self.why));
+        }
+        draft.emit(Event::Routed {
+            task: self.task.clone(),
+            executor: self.executor,
+            why: self.why,
+            instead_of: self.instead_of,
+        });
+        draft.request(Effect::Start {
+            task: self.task,
+            attempt: self.attempt,
+            executor: self.executor,
+            reserved: self.reserved,
+        });
+    }
+}
+
+fn merge(draft: &mut Draft, conditions: &Conditions, waits: &mut Waits) {
+    let Some((task, pull, sha)) = draft.issue.mergeable() else {
+        return;
+    };
+    if conditions.pause.is_some_and(|it| it.merges) {
+        waits.entry(Wait::Pause).or_insert_with(words::paused);
+        return;
+    }
+    let effect = Effect::Merge {
+        task: task.spec.id.clone(),
+        number: pull.number,
+        sha: sha.to_owned(),
+    };
+    draft.request(effect);
+}
+
+/// Writes down what is waited for now, and tells people what they have to know, once.
+fn wait(draft: &mut Draft, waits: Waits) {
+    let over: Vec<Wait> = draft
+        .issue
+        .waits
+        .keys()
+        .filter(|on| !waits.contains_key(on))
+        .copied()
+        .collect();
+    for on in over {
+        draft.emit(Event::Resumed { on });
+    }
+    for (on, (waiting, activity)) in waits {
+        // The figures in a reason change all the time; that is no news.
+        let known = draft.issue.waits.get(&on);
+        if known.is_some_and(|it| it.told || !waiting.told) {
+            continue;
+        }
+        let Waiting { why, told } = waiting;
+        draft.emit(Event::Waits { on, why, told });
+        if let Some(activity) = activity.filter(|_| told && !draft.issue.reported) {
+            draft.say(activity);
+        }
+    }
+}
+
+/// Tells how much of a limit is spent, once for each step.
+fn alert(draft: &mut Draft, conditions: &Conditions) {
+    let purse = Purse::of(&draft.issue, conditions, draft.before);
+    let reached = |scope: Scope| {
+        let (spent, max) = purse.stands(scope);
+        let max = max.filter(|it| *it > 0)?;
+        let percent = spent.saturating_mul(100) / max;
+        let step = |it: &&u8| i64::from(**it) <= percent;
+        let percent = *ALERTS_PERCENT.iter().rev().find(step)?;
+        Some((percent, spent, max))
+    };
+    let mut alerts = Vec::new();
+    if let Some((percent, spent, max)) = reached(Scope::Issue)
+        && draft.issue.alerted < percent
+    {
+        alerts.push((Scope::Issue, percent, None, spent, max));
+    }
+    if let Some((percent, spent, max)) = reached(Scope::Day)
+        && conditions.day.alerted.iter().all(|it| *it < percent)
+    {
+        alerts.push((Scope::Day, percent, Some(conditions.day.date), spent, max));
+    }
+    for (scope, percent, day, spent, max) in alerts {
+        draft.emit(Event::Alerted {
+            scope,
+            percent,
+            day,
+        });
+        let activity = words::alert(scope, percent, spent, max);
+        if draft.issue.cancelled.is_none() && !draft.issue.reported {
+            draft.say(activity);
+        }
+    }
+}
