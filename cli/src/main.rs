@@ -6,6 +6,7 @@ mod config;
 mod demo;
 mod doctor;
 mod install;
+mod pause;
 mod reach;
 mod repair;
 mod runner;
@@ -80,6 +81,10 @@ enum Command {
         #[arg(long, default_value = "week", value_parser = period())]
         period: Period,
     },
+    /// Start no new run of any kind until `cyrus resume`
+    Pause(pause::Options),
+    /// Take a pause back
+    Resume,
     /// Check every configured service, key and tool
     Doctor,
     /// Show and change the configuration
@@ -143,6 +148,8 @@ fn main() -> ExitCode {
         Command::Repair { issue } => run(async { repair::repair(&common, &issue).await }),
         Command::Status => run(async { status::status(&common).await }),
         Command::Stats { period } => run(async { stats::stats(&common, period).await }),
+        Command::Pause(options) => run(async { pause::pause(&common, &options).await }),
+        Command::Resume => run(async { pause::resume(&common).await }),
         Command::Doctor => run(async { doctor::doctor(&common).await }),
     };
     result.unwrap_or_else(|error| {

@@ -91,7 +91,7 @@ impl Service {
             );
         }
         let engine = Arc::new(Engine::new(wire::hands(&live, store, forge, executor)?));
-        let wake = bell.clone();
+        let (wake, wake_all) = (bell.clone(), bell.clone());
         let look: Look = {
             let bell = bell.clone();
             Box::new(move |id| {
@@ -103,6 +103,7 @@ impl Service {
         let doors = Arc::new(Doors {
             engine: Arc::clone(&engine),
             wake: Box::new(move |id| wake.act(id)),
+            wake_all: Box::new(move || wake_all.look_at_all()),
             linear_secrets,
             api_token: settings.api_token.as_ref().map(|it| it.0.clone()),
             live,

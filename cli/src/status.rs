@@ -9,8 +9,8 @@ use shared::ports::Clock as _;
 use shared::view::status::{Facts, configured, runs_of};
 use shared::wire::{Store, SystemClock};
 
-use crate::Common;
 use crate::reach::Reach;
+use crate::{Common, pause};
 
 pub(crate) async fn status(common: &Common) -> anyhow::Result<ExitCode> {
     let reach = Reach::find(common).await?;
@@ -53,21 +53,26 @@ fn describe(status: &Value) -> String {
     let limit = budget["day_usd"]
         .as_f64()
         .map_or("no limit".to_owned(), |it| format!("of ${it:.2}"));
-    let mut lines = vec![
-        format!(
-            "cyrus {}, {}",
-            word(status, "version"),
-            word(status, "strategy")
-        ),
+    let dollars = |key: &str| budget[key].as_f64().unwrap_or_default();
+    let mut lines = vec![format!(
+        "cyrus {}, {}",
+        word(status, "version"),
+        word(status, "strategy")
+    )];
+    if status["paused"] == true {
+        lines.push(pause::sentence(status));
+    }
+    lines.extend([
         format!(
             "issues in flight {}, most overdue by {} s",
             status["issues_in_flight"], status["oldest_overdue_seconds"]
         ),
         format!(
-            "spent today      ${:.2}, {limit}",
-            budget["spent_usd"].as_f64().unwrap_or_default()
+            "money today      ${:.2} spent, ${:.2} reserved, {limit}",
+            dollars("spent_usd"),
+            dollars("reserved_usd")
         ),
-    ];
+    ]);
     for one in status["executors"].as_array().into_iter().flatten() {
         let health = match one["why"].as_str() {
             None => "healthy".to_owned(),

@@ -40,6 +40,8 @@ pub struct Doors {
     pub engine: Arc<Engine>,
     /// Called after something was recorded for an issue. Carries no data, and may be lost.
     pub wake: Box<dyn Fn(IssueId) + Send + Sync>,
+    /// Called after something has changed that holds for all issues. May be lost, too.
+    pub wake_all: Box<dyn Fn() + Send + Sync>,
     /// The secrets that sign Linear's webhooks: the one in force, and during a rotation the last one.
     pub linear_secrets: Vec<SecretString>,
     /// The bearer token of `/api`; none leaves it open.
@@ -115,7 +117,7 @@ async fn linear_webhook(
             (doors.wake)(issue);
             "accepted".into_response()
         }
-        Ok(Heard::Nothing) => {
+        Ok(Heard::Nothing | Heard::Refused(_)) => {
             // A second delivery may be the trace of a crash before the wake-up.
             (doors.wake)(issue);
             "known".into_response()

@@ -34,6 +34,8 @@ enum Wake {
     Act(IssueId),
     /// Something may have changed outside: ask.
     Look(IssueId),
+    /// Something that holds for all issues has changed.
+    LookAtAll,
 }
 
 /// Where wake-ups go in. Cheap to clone; never blocks.
@@ -56,6 +58,10 @@ impl Bell {
 
     pub fn look(&self, id: IssueId) {
         self.ring(Wake::Look(id));
+    }
+
+    pub fn look_at_all(&self) {
+        self.ring(Wake::LookAtAll);
     }
 
     fn ring(&self, wake: Wake) {
@@ -83,6 +89,7 @@ pub async fn run(
             Some(wake) = wakes.0.recv() => match wake {
                 Wake::Act(id) => desk.act(id),
                 Wake::Look(id) => { desk.to_look_at.insert(id); }
+                Wake::LookAtAll => desk.look_at_all = true,
             },
             _ = ticks.tick() => desk.look_at_all = true,
             Some(done) = work.join_next() => match done {

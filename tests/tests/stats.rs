@@ -669,7 +669,11 @@ async fn the_status_tells_health_money_and_what_is_in_flight() {
         },
         entries: vec![Entry {
             account: "day/2026-11-20".into(),
-            add: Figures::from([("local.micros".into(), 3_200_000)]),
+            add: Figures::from([
+                ("local.micros".into(), 2_500_000),
+                ("committed".into(), 4_200_000),
+                ("reserved".into(), 1_000_000),
+            ]),
             limit: None,
         }],
     };
@@ -693,12 +697,12 @@ async fn the_status_tells_health_money_and_what_is_in_flight() {
     assert_eq!(
         serde_json::to_value(&status).expect("JSON"),
         json!({
-            "version": "0.1.0", "paused": false, "strategy": "hybrid-smart",
+            "version": "0.1.0", "paused": false, "pause": null, "strategy": "hybrid-smart",
             "executors": [
                 { "name": "local", "healthy": true, "why": null, "running": 1, "slots": 2 },
                 { "name": "codegen", "healthy": false, "why": "it answers 503", "running": 0, "slots": null },
             ],
-            "budget": { "day_usd": 50.0, "spent_usd": 3.2, "reserved_usd": 0.0 },
+            "budget": { "day_usd": 50.0, "spent_usd": 3.2, "reserved_usd": 1.0 },
             "issues_in_flight": 1, "oldest_overdue_seconds": 0,
         })
     );

@@ -6,21 +6,28 @@
 use serde::Serialize;
 
 use crate::config::Settings;
-use crate::guard::{BREAKERS, Breaker, BreakerState};
-use crate::issue::{ExecutorKind, Issue, IssueId, Time, Watch};
+use crate::guard::{BREAKERS, broken};
+use crate::issue::{ExecutorKind, Issue, IssueId, Pause, Time, Watch};
+use crate::pause;
 use crate::ports::{Attention, Figures, Log, Register, Registers};
-use crate::stats::{Period, accounts_of, overdue_seconds, spent_micros, usd};
+use crate::stats::{Period, accounts_of, overdue_seconds, usd};
 
 /// The issues in flight that are told apart; beyond, their number stays there.
 const ATTENTION_MAX: usize = 5_000;
 /// More watched issues than this are not read for the sake of counting their runs.
 pub const COUNTED_MAX: usize = 100;
 
+/// Figures of a day's account: what its runs have cost or may cost yet …
+const COMMITTED: &str = "committed";
+/// … and the part of it that is only set aside.
+const RESERVED: &str = "reserved";
+
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StatusDoc {
     pub version: &'static str,
-    /// There is no pause yet.
     pub paused: bool,
+    /// How; `None`: it is not.
+    pub pause: Option<Pause>,
     pub strategy: &'static str,
     pub executors: Vec<ExecutorStatus>,
     pub budget: Budget,
@@ -48,11 +55,28 @@ pub struct Budget {
     pub reserved_usd: f64,
 }
 
+/// What `pause` and `resume` answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PauseDoc {
+    pub paused: bool,
+    pub pause: Option<Pause>,
+}
+
+impl PauseDoc {
+    pub fn of(pause: Option<Pause>) -> Self {
+        Self {
+            paused: pause.is_some(),
+            pause,
+        }
+    }
+}
+
 /// What the store has to say.
 pub struct Facts {
     attention: Vec<Attention>,
     breakers: Vec<Register>,
     today: Figures,
+    pause: Option<Pause>,
 }
 
 impl Facts {
@@ -64,6 +88,7 @@ impl Facts {
             attention,
             breakers: registers.list(BREAKERS, now).await?,
             today: today.into_iter().next().unwrap_or_default(),
+            pause: pause::read(registers, now).await?,
         })
     }
 
@@ -83,7 +108,7 @@ impl Facts {
         now: Time,
     ) -> StatusDoc {
         let executor = |kind: &ExecutorKind| {
-            let why = misconfigured(settings, *kind).or_else(|| self.broken(*kind));
+            let why = misconfigured(settings, *kind).or_else(|| broken(*kind, &self.breakers));
             ExecutorStatus {
                 name: kind.word(),
                 healthy: why.is_none(),
@@ -92,28 +117,21 @@ impl Facts {
                 slots: slots(settings, *kind),
             }
         };
+        let figure = |name: &str| self.today.get(name).copied().unwrap_or_default();
+        let (committed, reserved) = (figure(COMMITTED), figure(RESERVED));
         StatusDoc {
             version: env!("CARGO_PKG_VERSION"),
-            paused: false,
+            paused: self.pause.is_some(),
+            pause: self.pause,
             strategy: settings.strategy.word(),
             executors: present.iter().map(executor).collect(),
             budget: Budget {
                 day_usd: settings.costs.per_day_max,
-                spent_usd: usd(spent_micros(&self.today)),
-                // Nothing is reserved before there is an admission by limits.
-                reserved_usd: 0.0,
+                spent_usd: usd(committed - reserved),
+                reserved_usd: usd(reserved),
             },
             issues_in_flight: self.attention.len(),
             oldest_overdue_seconds: overdue_seconds(&self.attention, now) as i64,
-        }
-    }
-
-    fn broken(&self, kind: ExecutorKind) -> Option<String> {
-        let register = self.breakers.iter().find(|it| it.name == kind.word())?;
-        let breaker: Breaker = serde_json::from_value(register.value.clone()).ok()?;
-        match breaker.state {
-            BreakerState::Closed => None,
-            BreakerState::Open | BreakerState::HalfOpen => Some(breaker.why),
         }
     }
 }

@@ -161,6 +161,8 @@ impl Function {
             engine: Arc::clone(engine),
             // The table's stream wakes the orchestrator.
             wake: Box::new(|_| ()),
+            // The schedule looks at everything within a minute.
+            wake_all: Box::new(|| ()),
             linear_secrets: linear_secrets(settings)?,
             api_token: settings.api_token.as_ref().map(|it| it.0.clone()),
             live: Arc::clone(live),

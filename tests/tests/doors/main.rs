@@ -1,0 +1,100 @@
+//! What people ask for over HTTP: the switch, the reasons, the forecast, a word.
+
+mod pause;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+use shared::config::{Configuration, Env, Live};
+use shared::engine::Engine;
+use shared::http::{Doors, router};
+use shared::issue::Time;
+use shared::ports::Clock;
+use shared::store::memory::MemoryLog;
+use shared::wire::{self, Store};
+use world::serve::Server;
+
+const CONFIG: &str =
+    r#"{"repositories":[],"codegen":{"orgId":1,"apiToken":"t","maxCostPerIssue":7}}"#;
+/// Nobody listens there: nothing in these tests goes further than the store.
+const NOBODY: &str = "http://127.0.0.1:9";
+
+fn noon() -> Time {
+    "2026-11-20T12:00:00Z".parse().expect("a moment")
+}
+
+struct Stopped;
+
+impl Clock for Stopped {
+    fn now(&self) -> Time {
+        noon()
+    }
+}
+
+/// The router on loopback, over a store in memory.
+struct Door {
+    server: Server,
+    rung_for_all: Arc<AtomicUsize>,
+    http: reqwest::Client,
+}
+
+impl Door {
+    async fn open() -> Self {
+        let store = Store::from(Arc::new(MemoryLog::default()));
+        let env = Env::from_iter([
+            ("HOME", "/home/somebody"),
+            ("CYRUS_CONFIG_JSON", CONFIG),
+            ("LINEAR_API_URL", NOBODY),
+            ("GITHUB_API_URL", NOBODY),
+            ("CODEGEN_API_URL", NOBODY),
+        ]);
+        let configuration = Configuration {
+            clock: Arc::new(Stopped),
+            ..wire::configuration(&env, Some(Path::new("/nowhere")), None, &store)
+        };
+        let (live, _) = Live::load(configuration).await.expect("settings");
+        let live = Arc::new(live);
+        let forge = Arc::new(wire::forge(&live.settings()).expect("a forge"));
+        let mut hands = wire::hands(&live, store, forge, None).expect("hands");
+        hands.clock = Arc::new(Stopped);
+        let rung_for_all = Arc::new(AtomicUsize::new(0));
+        let bell = Arc::clone(&rung_for_all);
+        let doors = Doors {
+            engine: Arc::new(Engine::new(hands)),
+            wake: Box::new(|_| ()),
+            wake_all: Box::new(move || {
+                bell.fetch_add(1, Ordering::SeqCst);
+            }),
+            linear_secrets: Vec::new(),
+            api_token: None,
+            live,
+            runners: None,
+        };
+        let server = Server::start(router(Arc::new(doors))).await;
+        Self {
+            server: server.expect("a port on loopback"),
+            rung_for_all,
+            http: reqwest::Client::builder()
+                .no_proxy()
+                .build()
+                .expect("a client"),
+        }
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        let url = format!("{}{path}", self.server.url());
+        answer(self.http.get(url)).await
+    }
+
+    async fn post(&self, path: &str, body: &str) -> (u16, Value) {
+        let url = format!("{}{path}", self.server.url());
+        answer(self.http.post(url).body(body.to_owned())).await
+    }
+}
+
+async fn answer(request: reqwest::RequestBuilder) -> (u16, Value) {
+    let answer = request.send().await.expect("an answer");
+    (answer.status().as_u16(), answer.json().await.expect("JSON"))
+}
