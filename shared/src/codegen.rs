@@ -17,12 +17,14 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream;
 use reqwest::{Method, StatusCode};
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 
 use self::http::{Answer, Gap, Http};
 use self::run::Run;
-use crate::guard::{GUARD_SECONDS, Rate};
+use crate::guard::{GUARD_SECONDS, Guards, Rate};
 use crate::issue::{ExecutorKind, FailureClass, Fault, LEASE_SECONDS, RunId, Sight, Time, clip};
 use crate::ports::{Clock, Executor, Job, Settlement, Started};
 use crate::secrets::Token;
@@ -47,16 +49,24 @@ const WARNED_MAX: usize = 1000;
 /// Bytes of a name from outside within a sentence.
 const NAME_BYTES_MAX: usize = 100;
 
-/// Creates that Codegen takes from an organisation (its rate limit, API v1).
-pub const STARTS: Rate = Rate {
-    starts: 10,
+/// Creates that Codegen takes from an organisation (its rate limits, API v1) …
+const STARTS: Rate = Rate {
+    turns: 10,
     seconds: 60,
 };
+/// … and reads.
+const READS: Rate = Rate {
+    turns: 60,
+    seconds: 30,
+};
+/// Hex digits of a digest: enough to tell accounts and tokens apart, too few to
+/// say anything about them.
+const DIGEST_DIGITS: usize = 8;
 
 // A start whose claim has lapsed would be made by two of us.
 const _: () =
     assert!(GUARD_SECONDS + LOOKUP_SECONDS + REQUEST_SECONDS < LEASE_SECONDS.unsigned_abs());
-const _: () = assert!(SETTLE_SECONDS < LEASE_SECONDS.unsigned_abs());
+const _: () = assert!(GUARD_SECONDS + SETTLE_SECONDS < LEASE_SECONDS.unsigned_abs());
 
 /// Where our idempotency key stands in a run's `metadata`.
 const KEY: &str = "cyrus_key";
@@ -75,6 +85,8 @@ pub struct Options {
 pub struct Client {
     http: Http,
     org: Result<String, Fault>,
+    /// Stands for the organization at this API.
+    account: String,
     clock: Arc<dyn Clock>,
     /// Codegen's numbers of repositories by name in lower case, and since when they are known.
     repositories: Mutex<HashMap<String, (i64, Time)>>,
@@ -212,13 +224,31 @@ impl Client {
                 ),
             }),
         };
+        let api_url = options.api_url.trim_end_matches('/');
         Ok(Self {
             http: Http::new(&options.api_url, options.token)?,
+            account: digest(&[api_url, options.org_id.trim()]),
             org,
             clock: options.clock,
             repositories: Mutex::default(),
             warned: Mutex::default(),
         })
+    }
+
+    /// Codegen's limits. They are the organization's, whatever the token; what
+    /// opened the breaker may be the token's, so a new one begins with a closed one.
+    pub fn guards(self: &Arc<Self>) -> Guards {
+        let client = Arc::clone(self);
+        Guards {
+            account: self.account.clone(),
+            credential: Arc::new(move || {
+                let token = client.http.token();
+                digest(&[&client.account, token.expose_secret()])
+            }),
+            starts: STARTS,
+            reads: READS,
+            reads_per_search: RUN_PAGES_MAX,
+        }
     }
 
     /// Proves token and organization with real calls; answers whose token it is.
@@ -416,6 +446,13 @@ fn number(run: &RunId) -> Result<i64, Fault> {
         class: FailureClass::Invalid,
         why: format!("`{}` is no run of Codegen", clip(&run.0, NAME_BYTES_MAX)),
     })
+}
+
+/// Some digits that stand for texts.
+fn digest(texts: &[&str]) -> String {
+    let mut digest = hex::encode(Sha256::digest(texts.join("\n")));
+    digest.truncate(DIGEST_DIGITS);
+    digest
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,9 +1,18 @@
-//! What stands between the engine and an executor of others: a rate, to which all
+//! What stands between the engine and an executor of others: rates, to which all
 //! copies of us keep together, and a circuit breaker, so that one that is down is
-//! left alone. Both are kept in registers.
+//! left alone. They are kept in registers, for each account that an executor is
+//! used with.
 //!
-//! Only starts are guarded. To look at what runs is never refused: what is not
-//! looked at costs money.
+//! A start needs a closed breaker and a turn. A look needs a turn only, and one
+//! that is refused is simply taken later. A stop is never refused: what is not
+//! stopped costs money.
+//!
+//! Of reads, a look counts as one before it is made (a page of the list), and
+//! afterwards each run that it has seen to end as one more, since such a run is
+//! read by itself. Not counted are further pages, which only runs need that are
+//! older than a hundred others, and the list of repositories, once in an hour.
+
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,19 +24,25 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+pub use self::turns::Rate;
+use self::turns::{Reads, Starts};
 use crate::issue::{ExecutorKind, FailureClass, Fault, REASON_BYTES_MAX, RunId, Sight, Time, clip};
 use crate::ports::{
-    AppendError, Clock, Executor, Job, Message, RegisterWrite, Registers, Settlement, Started, Told,
+    AppendError, Clock, Executor, Health, Job, Message, Register, RegisterWrite, Registers,
+    Settlement, Started, Told,
 };
 use crate::stats;
 
-/// The shelf of the last starts.
+/// The shelf of the last starts and reads.
 const RATES: &str = "rates";
-/// The shelf of the circuit breakers; the name is the executor's word.
+/// The shelf of the circuit breakers.
 pub const BREAKERS: &str = "breakers";
-/// Passing the guards takes longer than this only where the store is down. With
-/// the start itself it must fit into a claim.
-pub const GUARD_SECONDS: u64 = 10;
+/// Passing the guards takes longer than this only where the store is down …
+const PASS_SECONDS: u64 = 7;
+/// … and so does remembering how a call went.
+const NOTE_SECONDS: u64 = 3;
+/// What the guards add to a call. With the call itself it must fit into a claim.
+pub const GUARD_SECONDS: u64 = PASS_SECONDS + NOTE_SECONDS;
 /// Starts that failed one after another before an executor counts as down.
 const FAILURES_MAX: u32 = 3;
 /// How long one that is down is left alone, in seconds, doubled with each probe
@@ -39,20 +54,29 @@ const OPEN_SECONDS_MAX: i64 = 600;
 const PROBE_SECONDS: i64 = 120;
 /// How often a register is read again because somebody else was quicker.
 const TURNS_MAX: usize = 20;
-/// A register that nobody needs is gone after this long.
-const KEPT: SignedDuration = SignedDuration::from_hours(24);
+/// A register of a rate that nobody needs is gone after this long …
+const RATE_KEPT: SignedDuration = SignedDuration::from_mins(15);
+/// … and one of a breaker so long after its time: then nobody starts anything there.
+const BREAKER_KEPT: SignedDuration = SignedDuration::from_hours(1);
 
-/// So many starts in so many seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    pub starts: usize,
-    pub seconds: i64,
+/// How an executor is guarded.
+#[derive(Clone)]
+pub struct Guards {
+    /// Tells the accounts of one executor apart; fit for a name, and no secret.
+    pub account: String,
+    /// Changes with the account's secret, and does not give it away. A breaker
+    /// that another secret has opened is as good as closed.
+    pub credential: Arc<dyn Fn() -> String + Send + Sync>,
+    pub starts: Rate,
+    pub reads: Rate,
+    /// As how many reads it counts to look for a run whose start is doubtful.
+    pub reads_per_search: usize,
 }
 
 /// An executor with its guards.
 pub struct Guarded {
     inner: Arc<dyn Executor>,
-    rate: Rate,
+    guards: Guards,
     registers: Arc<dyn Registers>,
     clock: Arc<dyn Clock>,
 }
@@ -69,6 +93,9 @@ pub struct Breaker {
     pub until: Time,
     /// How long it was last left alone.
     pub seconds: i64,
+    /// With which secret.
+    #[serde(default)]
+    pub credential: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +108,16 @@ pub enum BreakerState {
     HalfOpen,
 }
 
+/// Why an executor is down, by the registers of the breakers; that it may be
+/// probed does not make it well.
+pub fn broken(kind: ExecutorKind, breakers: &[Register]) -> Option<String> {
+    let of_kind = |it: &&Register| it.name.split('-').next() == Some(kind.word());
+    breakers.iter().filter(of_kind).find_map(|it| {
+        let breaker: Breaker = serde_json::from_value(it.value.clone()).ok()?;
+        (breaker.state != BreakerState::Closed).then_some(breaker.why)
+    })
+}
+
 #[async_trait]
 impl Executor for Guarded {
     fn kind(&self) -> ExecutorKind {
@@ -88,27 +125,43 @@ impl Executor for Guarded {
     }
 
     async fn start(&self, job: &Job) -> Result<Started, Fault> {
-        let guards = async {
-            self.pass_breaker().await?;
-            self.take_turn().await
-        };
-        let in_time = timeout(Duration::from_secs(GUARD_SECONDS), guards).await;
-        in_time.unwrap_or_else(|_| {
+        let pass = timeout(Duration::from_secs(PASS_SECONDS), self.pass());
+        pass.await.unwrap_or_else(|_| {
             Err(Fault::Transient {
-                why: format!("the store has said nothing for {GUARD_SECONDS} s"),
+                why: format!("the store has said nothing for {PASS_SECONDS} s"),
             })
         })?;
         let started = self.inner.start(job).await;
-        self.note(started.as_ref().err()).await;
-        started
+        let note = timeout(Duration::from_secs(NOTE_SECONDS), self.note(&started));
+        if note.await.is_err() {
+            info!(executor = %self.kind(), "could not note in time how a start went");
+        }
+        started.map_err(of_all)
     }
 
     async fn settle(&self, job: &Job) -> Result<Settlement, Fault> {
-        self.inner.settle(job).await
+        self.take_reads(self.guards.reads_per_search).await?;
+        let settled = self.inner.settle(job).await;
+        self.count_reads(0, asked_to_wait(settled.as_ref().err()))
+            .await;
+        settled
     }
 
     async fn observe(&self, runs: &[RunId]) -> Vec<Result<Sight, Fault>> {
-        self.inner.observe(runs).await
+        if runs.is_empty() {
+            return Vec::new();
+        }
+        if let Err(fault) = self.take_reads(1).await {
+            return runs.iter().map(|_| Err(fault.clone())).collect();
+        }
+        let sights = self.inner.observe(runs).await;
+        let ended = |it: &&Result<Sight, Fault>| matches!(it, Ok(Sight::Ended(_) | Sight::Gone));
+        let alone = sights.iter().filter(ended).count();
+        let wait = sights
+            .iter()
+            .filter_map(|it| asked_to_wait(it.as_ref().err()));
+        self.count_reads(alone, wait.max()).await;
+        sights
     }
 
     async fn stop(&self, run: &RunId) -> Result<(), Fault> {
@@ -117,6 +170,39 @@ impl Executor for Guarded {
 
     async fn tell(&self, run: &RunId, message: &Message) -> Result<Told, Fault> {
         self.inner.tell(run, message).await
+    }
+
+    /// Down while a start would be refused with [`Fault::Down`], and not when its
+    /// time is over, so that somebody comes and probes. Costs one read.
+    async fn health(&self) -> Health {
+        let health = self.inner.health().await;
+        let (kind, name) = (self.kind(), self.name());
+        let read = async {
+            let now = self.clock.now();
+            let register = self.registers.get(BREAKERS, &name, now).await?;
+            let breaker = register.and_then(|it| serde_json::from_value(it.value).ok());
+            anyhow::Ok(self.ours(breaker).and_then(|it| it.refuses(now)))
+        };
+        let down = match timeout(Duration::from_secs(PASS_SECONDS), read).await {
+            Ok(Ok(down)) => down,
+            Ok(Err(error)) => {
+                info!(executor = %kind, "could not read its breaker: {error:#}");
+                None
+            }
+            Err(_) => None,
+        };
+        open_gauge(kind, down.is_some());
+        Health {
+            down: down.or(health.down),
+            ..health
+        }
+    }
+}
+
+impl Breaker {
+    /// Why nothing may be started now; `None`: one may pass.
+    fn refuses(self, now: Time) -> Option<String> {
+        (self.state != BreakerState::Closed && now < self.until).then_some(self.why)
     }
 }
 
@@ -130,81 +216,128 @@ enum Turn<V, T> {
 impl Guarded {
     pub fn new(
         inner: Arc<dyn Executor>,
-        rate: Rate,
+        guards: Guards,
         registers: Arc<dyn Registers>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
             inner,
-            rate,
+            guards,
             registers,
             clock,
         }
     }
 
-    /// Refuses while the executor is down, but for one probe when its time is over.
-    async fn pass_breaker(&self) -> Result<(), Fault> {
-        let kind = self.kind();
-        let passed = self.change(BREAKERS, kind.word(), |breaker: Option<Breaker>, now| {
-            let Some(breaker) = breaker else {
-                return Turn::Keep(Ok(()));
+    /// The name of the account's registers.
+    fn name(&self) -> String {
+        format!("{}-{}", self.kind(), self.guards.account)
+    }
+
+    /// The breaker, unless another secret has opened it.
+    fn ours(&self, breaker: Option<Breaker>) -> Option<Breaker> {
+        let ours = (self.guards.credential)();
+        breaker.filter(|it| it.credential == ours)
+    }
+
+    async fn pass(&self) -> Result<(), Fault> {
+        let probes = self.pass_breaker().await?;
+        let taken = self.take_start().await;
+        if taken.is_err() && probes {
+            // Nothing was probed: the next may.
+            self.give_probe_back().await?;
+        }
+        taken
+    }
+
+    /// Refuses while the executor is down, but for one probe when its time is
+    /// over: is it ours?
+    async fn pass_breaker(&self) -> Result<bool, Fault> {
+        let name = self.name();
+        let passed = self.change(BREAKERS, &name, BREAKER_KEPT, |breaker, now| {
+            let Some(breaker) = self.ours(breaker) else {
+                return Turn::Keep(Ok(false));
             };
             if breaker.state == BreakerState::Closed {
-                return Turn::Keep(Ok(()));
+                return Turn::Keep(Ok(false));
             }
-            if now < breaker.until {
-                let seconds = breaker.until.duration_since(now).as_secs() + 1;
-                return Turn::Keep(Err(Fault::Busy {
-                    why: format!(
-                        "the executor `{kind}` is left alone, it is down: {}",
-                        breaker.why
-                    ),
-                    retry_after_seconds: u32::try_from(seconds).ok(),
-                }));
+            if let Some(why) = breaker.clone().refuses(now) {
+                return Turn::Keep(Err(Fault::Down { why }));
             }
             let probe = Breaker {
                 state: BreakerState::HalfOpen,
                 until: now + SignedDuration::from_secs(PROBE_SECONDS),
                 ..breaker
             };
-            Turn::Write(probe, Ok(()))
+            Turn::Write(probe, Ok(true))
         });
         let passed = passed.await?;
-        let open = if passed.is_err() { 1.0 } else { 0.0 };
-        metrics::gauge!(stats::CIRCUIT_OPEN, "Executor" => kind.word()).set(open);
+        open_gauge(self.kind(), passed.is_err());
         passed
     }
 
+    async fn give_probe_back(&self) -> Result<(), Fault> {
+        let name = self.name();
+        let back = self.change(BREAKERS, &name, BREAKER_KEPT, |breaker, now| {
+            match self.ours(breaker) {
+                Some(breaker) if breaker.state == BreakerState::HalfOpen => {
+                    let open = Breaker {
+                        state: BreakerState::Open,
+                        until: now,
+                        ..breaker
+                    };
+                    Turn::Write(open, ())
+                }
+                Some(_) | None => Turn::Keep(()),
+            }
+        });
+        back.await
+    }
+
     /// Remembers how a start went.
-    async fn note(&self, fault: Option<&Fault>) {
-        let kind = self.kind();
+    async fn note(&self, started: &Result<Started, Fault>) {
+        let (kind, fault) = (self.kind(), started.as_ref().err());
+        if let Some(seconds) = asked_to_wait(fault) {
+            self.close_starts(seconds).await;
+        }
         let down = match fault {
             Some(Fault::Transient { why } | Fault::Ambiguous { why }) => {
                 Some((clip(why, REASON_BYTES_MAX), 1))
             }
             // A refused token or an empty purse is no affair of one run.
-            Some(Fault::Permanent {
-                class: FailureClass::Auth | FailureClass::Quota,
-                why,
-            }) => Some((clip(why, REASON_BYTES_MAX), FAILURES_MAX)),
-            Some(Fault::Busy { .. } | Fault::Down { .. } | Fault::Permanent { .. }) | None => None,
+            Some(
+                Fault::Down { why }
+                | Fault::Permanent {
+                    class: FailureClass::Auth | FailureClass::Quota,
+                    why,
+                },
+            ) => Some((clip(why, REASON_BYTES_MAX), FAILURES_MAX)),
+            Some(Fault::Busy { .. } | Fault::Permanent { .. }) | None => None,
         };
-        let noted = self.change(
-            BREAKERS,
-            kind.word(),
-            |breaker: Option<Breaker>, now| match (&down, breaker) {
-                (None, None) => Turn::Keep(None),
-                (None, Some(_)) => Turn::Remove(None),
-                (Some((why, weight)), breaker) => {
-                    let breaker = failed(breaker, *weight, why.clone(), now);
-                    Turn::Write(breaker.clone(), Some(breaker))
-                }
-            },
-        );
+        let name = self.name();
+        let noted = self.change(BREAKERS, &name, BREAKER_KEPT, |breaker, now| {
+            let Some((why, weight)) = &down else {
+                // Whoever has opened it: it takes starts.
+                return match breaker {
+                    Some::<Breaker>(_) => Turn::Remove(None),
+                    None => Turn::Keep(None),
+                };
+            };
+            let breaker = self.ours(breaker);
+            // It was opened while this start was under way, which says nothing new.
+            if let Some(open) = &breaker
+                && open.state == BreakerState::Open
+                && now < open.until
+            {
+                return Turn::Keep(None);
+            }
+            let credential = (self.guards.credential)();
+            let breaker = failed(breaker, *weight, why.clone(), credential, now);
+            Turn::Write(breaker.clone(), Some(breaker))
+        });
         match noted.await {
             Ok(Some(breaker)) if breaker.state == BreakerState::Open => {
                 warn!(executor = %kind, "left alone for {} s: {}", breaker.seconds, breaker.why);
-                metrics::gauge!(stats::CIRCUIT_OPEN, "Executor" => kind.word()).set(1.0);
+                open_gauge(kind, true);
             }
             Ok(_) => {}
             // The start itself was made or not, whatever we remember of it.
@@ -212,30 +345,89 @@ impl Guarded {
         }
     }
 
-    /// Takes one of the starts that the rate allows. The last starts are kept one
-    /// by one: a bucket that refills would let twice the rate through in a window.
-    async fn take_turn(&self) -> Result<(), Fault> {
-        let kind = self.kind();
-        let Rate { starts, seconds } = self.rate;
-        let window = SignedDuration::from_secs(seconds);
-        let taken = self.change(RATES, kind.word(), |last: Option<Vec<Time>>, now| {
-            let mut last = last.unwrap_or_default();
-            last.retain(|at| now.duration_since(*at) < window);
-            match last.first() {
-                Some(first) if last.len() >= starts => {
-                    let wait = (*first + window).duration_since(now).as_secs() + 1;
-                    Turn::Keep(Err(Fault::Busy {
-                        why: format!("the executor `{kind}` takes {starts} starts in {seconds} s"),
-                        retry_after_seconds: u32::try_from(wait).ok(),
-                    }))
-                }
-                Some(_) | None => {
-                    last.push(now);
-                    Turn::Write(last, Ok(()))
-                }
+    /// Takes one of the starts that the rate allows.
+    async fn take_start(&self) -> Result<(), Fault> {
+        let rate = self.guards.starts;
+        let name = self.name();
+        let taken = self.change(RATES, &name, RATE_KEPT, |starts, now| {
+            let mut starts: Starts = starts.unwrap_or_default();
+            match starts.take(rate, now) {
+                Ok(()) => Turn::Write(starts, Ok(())),
+                Err(wait) => Turn::Keep(Err(self.too_many("starts", rate, wait))),
             }
         });
         taken.await?
+    }
+
+    /// No copy of us starts anything for this long, since the other side asks so.
+    async fn close_starts(&self, seconds: u32) {
+        let name = self.name();
+        let closed = self.change(RATES, &name, RATE_KEPT, |starts, now| {
+            let mut starts: Starts = starts.unwrap_or_default();
+            starts.close(now + SignedDuration::from_secs(seconds.into()));
+            Turn::Write(starts, ())
+        });
+        if let Err(fault) = closed.await {
+            info!(executor = %self.kind(), "could not note that it asks to wait: {fault}");
+        }
+    }
+
+    /// Takes some of the reads that the rate allows. Where that cannot be found
+    /// out, they are made: what is not looked at costs money.
+    async fn take_reads(&self, count: usize) -> Result<(), Fault> {
+        let rate = self.guards.reads;
+        let name = self.reads_name();
+        let taken = self.change(RATES, &name, RATE_KEPT, |reads, now| {
+            let mut reads: Reads = reads.unwrap_or_default();
+            match reads.take(count, rate, now) {
+                Ok(()) => Turn::Write(reads, Ok(())),
+                Err(wait) => Turn::Keep(Err(self.too_many("reads", rate, wait))),
+            }
+        });
+        match timeout(Duration::from_secs(PASS_SECONDS), taken).await {
+            Ok(Ok(taken)) => taken,
+            Ok(Err(fault)) => {
+                info!(executor = %self.kind(), "could not count a read: {fault}");
+                Ok(())
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Counts reads that were made beyond the turns taken for them.
+    async fn count_reads(&self, count: usize, wait: Option<u32>) {
+        if count == 0 && wait.is_none() {
+            return;
+        }
+        let name = self.reads_name();
+        let counted = self.change(RATES, &name, RATE_KEPT, |reads, now| {
+            let mut reads: Reads = reads.unwrap_or_default();
+            reads.add(count, self.guards.reads, now);
+            if let Some(seconds) = wait {
+                reads.close(now + SignedDuration::from_secs(seconds.into()));
+            }
+            Turn::Write(reads, ())
+        });
+        match timeout(Duration::from_secs(NOTE_SECONDS), counted).await {
+            Ok(Ok(())) => {}
+            Ok(Err(fault)) => info!(executor = %self.kind(), "could not count reads: {fault}"),
+            Err(_) => info!(executor = %self.kind(), "could not count reads in time"),
+        }
+    }
+
+    fn reads_name(&self) -> String {
+        format!("{}-reads", self.name())
+    }
+
+    fn too_many(&self, what: &str, rate: Rate, wait: i64) -> Fault {
+        let Rate { turns, seconds } = rate;
+        Fault::Busy {
+            why: format!(
+                "the executor `{}` takes {turns} {what} in {seconds} s",
+                self.kind()
+            ),
+            retry_after_seconds: u32::try_from(wait).ok(),
+        }
     }
 
     /// Reads a register, decides, and writes unless somebody else was quicker;
@@ -244,6 +436,7 @@ impl Guarded {
         &self,
         shelf: &str,
         name: &str,
+        kept: SignedDuration,
         decide: impl Fn(Option<V>, Time) -> Turn<V, T>,
     ) -> Result<T, Fault> {
         let broken = |error: anyhow::Error| Fault::Transient {
@@ -265,7 +458,7 @@ impl Guarded {
                 shelf: shelf.into(),
                 name: name.into(),
                 value: value.map_err(|error| broken(error.into()))?,
-                expires_at: Some(now + KEPT),
+                expires_at: Some(now + kept),
             };
             match self.registers.put(write, seen, now).await {
                 Ok(()) => return Ok(answer),
@@ -281,7 +474,13 @@ impl Guarded {
 }
 
 /// `weight`: how many failures of the common kind it is worth.
-fn failed(breaker: Option<Breaker>, weight: u32, why: String, now: Time) -> Breaker {
+fn failed(
+    breaker: Option<Breaker>,
+    weight: u32,
+    why: String,
+    credential: String,
+    now: Time,
+) -> Breaker {
     let failures = breaker
         .as_ref()
         .map_or(0, |it| it.failures)
@@ -299,5 +498,34 @@ fn failed(breaker: Option<Breaker>, weight: u32, why: String, now: Time) -> Brea
         why,
         until: now + SignedDuration::from_secs(seconds),
         seconds,
+        credential,
     }
+}
+
+/// A start that was refused for the sake of the whole account: no run was made,
+/// and no other start would fare better.
+fn of_all(fault: Fault) -> Fault {
+    match fault {
+        Fault::Permanent {
+            class: FailureClass::Auth | FailureClass::Quota,
+            why,
+        } => Fault::Down { why },
+        other => other,
+    }
+}
+
+/// For how long the other side asks to be left alone.
+fn asked_to_wait(fault: Option<&Fault>) -> Option<u32> {
+    match fault {
+        Some(Fault::Busy {
+            retry_after_seconds,
+            ..
+        }) => *retry_after_seconds,
+        Some(_) | None => None,
+    }
+}
+
+fn open_gauge(kind: ExecutorKind, open: bool) {
+    let open = if open { 1.0 } else { 0.0 };
+    metrics::gauge!(stats::CIRCUIT_OPEN, "Executor" => kind.word()).set(open);
 }

@@ -81,6 +81,11 @@ impl Rest {
         })
     }
 
+    /// The token of the moment.
+    pub(crate) fn token(&self) -> SecretString {
+        self.token.current()
+    }
+
     /// One call; once more, if the token was refused and there is another.
     pub(crate) async fn call(
         &self,

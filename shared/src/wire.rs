@@ -125,9 +125,11 @@ pub fn hands(
     let settings = live.settings();
     let mut executors: Vec<Arc<dyn Executor>> = local.into_iter().collect();
     if let Some(codegen) = codegen(&settings)? {
+        let codegen = Arc::new(codegen);
+        let guards = codegen.guards();
         executors.push(Arc::new(Guarded::new(
-            Arc::new(codegen),
-            codegen::STARTS,
+            codegen,
+            guards,
             Arc::clone(&store.registers),
             Arc::new(SystemClock),
         )));

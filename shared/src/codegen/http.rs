@@ -1,6 +1,7 @@
 //! One request to Codegen, and what its answer means where that is the same for all.
 
 use reqwest::{Method, StatusCode};
+use secrecy::SecretString;
 use serde_json::Value;
 
 use super::REQUEST_SECONDS;
@@ -31,6 +32,11 @@ pub(super) struct Answer {
 impl Http {
     pub(super) fn new(api_url: &str, token: Token) -> anyhow::Result<Self> {
         Ok(Self(Rest::new(CODEGEN, api_url, token)?))
+    }
+
+    /// The token of the moment.
+    pub(super) fn token(&self) -> SecretString {
+        self.0.token()
     }
 
     pub(super) async fn call(
