@@ -54,6 +54,15 @@ fn describe(stats: &Value) -> String {
         number("time_saved_minutes")
     ));
     lines.push(format!("held up         {}", counts(&stats["waiting"])));
+    let off = |key: &str| percent(&stats[key]);
+    lines.push(match stats["forecasts"].as_i64() {
+        Some(0) | None => "forecasts       none".into(),
+        Some(forecasts) => format!(
+            "forecasts       {forecasts}, off by {} of the cost and {} of the time on average",
+            off("forecast_error"),
+            off("forecast_minutes_error"),
+        ),
+    });
     for one in items(&stats["by_executor"]) {
         lines.push(format!(
             "{:<15} {} tasks, {} succeeded, {} runs of {:.0} min in all, ${:.2}",
@@ -62,6 +71,16 @@ fn describe(stats: &Value) -> String {
             percent(&one["success_rate"]),
             one["runs"],
             one["run_minutes"].as_f64().unwrap_or_default(),
+            one["cost_usd"].as_f64().unwrap_or_default(),
+        ));
+    }
+    for one in items(&stats["by_kind"]) {
+        lines.push(format!(
+            "{:<15} {}: {} tasks, {} succeeded, ${:.2}",
+            word(one, "kind"),
+            word(one, "executor"),
+            one["tasks"],
+            percent(&one["success_rate"]),
             one["cost_usd"].as_f64().unwrap_or_default(),
         ));
     }

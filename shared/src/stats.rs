@@ -6,6 +6,7 @@
 //! Pure, but for the metrics, which go nowhere unless a recorder is installed.
 
 mod account;
+mod history;
 mod metric;
 
 use std::collections::BTreeMap;
@@ -17,9 +18,14 @@ use crate::issue::{
     Effect, Event, ExecutorKind, Issue, Record, Reservation, RoundOutcome, Scope, Task, TaskId,
     TaskState, Time, evolve, micros, seconds, utc_day,
 };
+use crate::ports::Figures;
 
 pub use self::account::{
     Period, Sums, accounts_of, alerts_account, alerts_of, day_account, entries, ledger, usd,
+};
+pub use self::history::{
+    ForecastErrors, accounts_of_history, error_permille, forecast_errors_of, history_account,
+    history_accounts, history_of,
 };
 pub use self::metric::{
     APPEND_CONFLICTS, CIRCUIT_OPEN, ISSUES_PARKED, LINEAR_CALLS, LINEAR_WAITS, METRICS, Metric,
@@ -75,6 +81,8 @@ pub enum Fact {
         greeted_millis: Option<i64>,
         linear_calls: i64,
         linear_waits: i64,
+        /// What it adds to the history account of the day.
+        learnt: Figures,
     },
 }
 
@@ -122,8 +130,12 @@ fn set_aside(
     before: &BTreeMap<TaskId, Reservation>,
     after: &BTreeMap<TaskId, Reservation>,
 ) -> Vec<Fact> {
-    let gone = before.iter().filter(|(task, it)| after.get(*task) != Some(*it));
-    let new = after.iter().filter(|(task, it)| before.get(*task) != Some(*it));
+    let gone = before
+        .iter()
+        .filter(|(task, it)| after.get(*task) != Some(*it));
+    let new = after
+        .iter()
+        .filter(|(task, it)| before.get(*task) != Some(*it));
     let gone = gone.map(|(_, it)| Fact::Reserved {
         day: it.day,
         micros: -micros(it.usd),
@@ -192,6 +204,7 @@ fn fact(issue: &Issue, event: &Event, at: Time) -> Option<Fact> {
                 greeted_millis: tally.greeted_at.map(|at| millis(issue.started_at, at)),
                 linear_calls: tally.linear_calls,
                 linear_waits: tally.linear_waits,
+                learnt: history::learnt(issue, *outcome),
             })
         }
         Event::Alerted {

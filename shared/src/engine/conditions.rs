@@ -75,8 +75,8 @@ impl Known {
         {
             return Ok(history);
         }
-        let _ = hands;
-        let history = Arc::new(History::default());
+        let days = hands.log.accounts(&stats::accounts_of_history(now)).await?;
+        let history = Arc::new(stats::history_of(&days));
         *lock(&self.history) = Some((now, Arc::clone(&history)));
         Ok(history)
     }

@@ -27,7 +27,7 @@ const RUN_SPREAD: f64 = 0.6;
 const RUNS_MAX: u32 = 20;
 /// What a pull request takes from the end of its run to its merge.
 const CHECKS_AND_MERGE_SECONDS: f64 = 180.0;
-/// So many runs begin in the cloud within …
+/// Codegen's rate, as far as it can be planned with: so many runs begin within …
 const CLOUD_STARTS: usize = 10;
 /// … so many seconds.
 const CLOUD_STARTS_SECONDS: f64 = 60.0;

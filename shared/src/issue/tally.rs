@@ -1,7 +1,12 @@
 //! What a round adds up to for statistics: when people first heard of us, how
 //! long runs worked, how often Linear was asked. Nothing is decided by it.
 
-use super::{Effect, Event, Fault, Issue, Owed, Record, Seq, Task, TaskState, Time};
+use std::collections::BTreeMap;
+
+use super::money::micros;
+use super::{
+    Effect, Event, ExecutorKind, Fault, Issue, Owed, Record, Seq, Task, TaskId, TaskState, Time,
+};
 
 /// The sums of one round.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -12,10 +17,21 @@ pub struct Tally {
     pub greeted_at: Option<Time>,
     /// From when to when runs worked, in the order of their ends.
     pub runs: Vec<(Time, Time)>,
+    /// The runs of each task, where they were made.
+    pub work: BTreeMap<(TaskId, ExecutorKind), Work>,
     /// Effects at Linear that were tried.
     pub linear_calls: i64,
     /// Those among them that were asked to wait.
     pub linear_waits: i64,
+}
+
+/// What the runs of a task came to on one executor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    pub runs: i64,
+    /// Millionths of a USD.
+    pub micros: i64,
+    pub seconds: i64,
 }
 
 impl Tally {
@@ -53,10 +69,16 @@ pub(super) fn count(issue: &mut Issue, record: &Record) {
     {
         issue.tally.linear_calls += 1;
         issue.tally.linear_waits += i64::from(matches!(fault, Fault::Busy { .. }));
-    } else if let Event::Ended { task, .. } = event
-        && let Some(from) = issue.task(task).and_then(Task::works_since)
+    } else if let Event::Ended { task, cost_usd, .. } = event
+        && let Some(was) = issue.task(task)
+        && let (Some(from), Some(executor)) = (was.works_since(), was.executor)
     {
         issue.tally.runs.push((from, *at));
+        let work = issue.tally.work.entry((task.clone(), executor));
+        let work = work.or_default();
+        work.runs += 1;
+        work.micros += micros(*cost_usd);
+        work.seconds += seconds(from, *at).max(0);
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use super::{Fact, Stage};
+use super::{Fact, Stage, history_account};
 pub use crate::issue::usd;
 use crate::issue::{ExecutorKind, RoundOutcome, Time, utc_day, words_enum};
 use crate::ports::{Entry, Figures, Limit};
@@ -35,6 +35,13 @@ impl Period {
         let first = today.checked_sub(jiff::Span::new().days(days - 1));
         (first.unwrap_or(today), today)
     }
+
+    /// All of them.
+    pub fn dates(self, now: Time) -> impl Iterator<Item = Date> {
+        let (first, last) = self.range(now);
+        let days = first.series(jiff::Span::new().days(1));
+        days.take_while(move |it| *it <= last)
+    }
 }
 
 impl std::str::FromStr for Period {
@@ -48,9 +55,7 @@ impl std::str::FromStr for Period {
 
 /// The accounts to read for a period: one a day.
 pub fn accounts_of(period: Period, now: Time) -> Vec<String> {
-    let (first, last) = period.range(now);
-    let days = first.series(jiff::Span::new().days(1));
-    days.take_while(|it| *it <= last).map(account).collect()
+    period.dates(now).map(account).collect()
 }
 
 /// What these facts add to accounts, one entry for each: to that of their day,
@@ -72,6 +77,12 @@ pub fn entries(facts: &[Fact], at: Time) -> Vec<Entry> {
         };
         limits.extend(limit(fact).map(|it| (name.clone(), it)));
         enter(accounts.entry(name).or_default(), fact);
+        if let Fact::Done { learnt, .. } = fact {
+            let history = accounts.entry(history_account(utc_day(at))).or_default();
+            for (name, by) in learnt {
+                *history.entry(name.clone()).or_default() += by;
+            }
+        }
     }
     let entries = accounts.into_iter().filter_map(|(account, mut add)| {
         let limit = limits.remove(&account);
@@ -145,6 +156,8 @@ fn enter(figures: &mut Figures, fact: &Fact) {
             greeted_millis,
             linear_calls,
             linear_waits,
+            // In an account of its own: see `entries`.
+            learnt: _,
         } => {
             add(rounds(*outcome), 1);
             add(RUN_SECONDS.into(), *run_seconds);

@@ -1,11 +1,16 @@
-//! `GET /api/v1/stats`: what some days came to, from one small account a day;
-//! 30 of them at most, and no issue is read.
+//! `GET /api/v1/stats`: what some days came to, from two small accounts a day,
+//! one of what happened and one of how tasks went; 60 of them at most, in one
+//! request of the store, and no issue is read.
 
 use serde::Serialize;
 
-use crate::issue::{ExecutorKind, RoundOutcome, Time};
+use crate::issue::history::{History, Past};
+use crate::issue::{ExecutorKind, RoundOutcome, TaskKind, Time};
 use crate::ports::{Figures, Log};
-use crate::stats::{OUTCOMES, Period, Stage, Sums, accounts_of, usd};
+use crate::stats::{
+    OUTCOMES, Period, Stage, Sums, accounts_of, forecast_errors_of, history_accounts, history_of,
+    usd,
+};
 
 /// What a period came to. A share of nothing is `null`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -24,9 +29,16 @@ pub struct StatsDoc {
     pub cost_per_merge_usd: Option<f64>,
     /// What running the same runs one after another would have taken longer.
     pub time_saved_minutes: f64,
-    /// There are no forecasts yet.
+    /// Rounds that ended and had been forecast …
+    pub forecasts: i64,
+    /// … and how far off those were on average: the share of what came by which
+    /// the expected cost was too high or too low …
     pub forecast_error: Option<f64>,
+    /// … and the expected time.
+    pub forecast_minutes_error: Option<f64>,
     pub by_executor: Vec<ExecutorStats>,
+    /// Of rounds that ended; what nobody did is left out.
+    pub by_kind: Vec<KindStats>,
     pub by_outcome: Vec<Count>,
     /// Rounds of issues that ended, by outcome.
     pub issues: Vec<Count>,
@@ -49,6 +61,15 @@ pub struct ExecutorStats {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct KindStats {
+    pub kind: &'static str,
+    pub executor: &'static str,
+    pub tasks: i64,
+    pub success_rate: Option<f64>,
+    pub cost_usd: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Count {
     pub name: &'static str,
     pub count: i64,
@@ -56,13 +77,18 @@ pub struct Count {
 
 /// Reads the accounts of a period and adds them up.
 pub async fn read(log: &dyn Log, period: Period, now: Time) -> anyhow::Result<StatsDoc> {
-    let days = log.accounts(&accounts_of(period, now)).await?;
-    Ok(stats(period, now, &days))
+    let mut names = accounts_of(period, now);
+    let days = names.len();
+    names.extend(history_accounts(period, now));
+    let accounts = log.accounts(&names).await?;
+    let (days, history) = accounts.split_at_checked(days).unwrap_or_default();
+    Ok(stats(period, now, days, history))
 }
 
-/// The document of a period whose days these are.
-pub fn stats(period: Period, now: Time, days: &[Figures]) -> StatsDoc {
+/// The document of a period whose days these are, and whose accounts of history.
+pub fn stats(period: Period, now: Time, days: &[Figures], history: &[Figures]) -> StatsDoc {
     let sums = Sums::of(days);
+    let errors = forecast_errors_of(history);
     let (from, to) = period.range(now);
     let by_executor: Vec<_> = ExecutorKind::ALL.iter().map(|it| of(&sums, *it)).collect();
     let total = |what: fn(&Sums, ExecutorKind) -> i64| -> i64 {
@@ -84,8 +110,11 @@ pub fn stats(period: Period, now: Time, days: &[Figures]) -> StatsDoc {
         merges,
         cost_per_merge_usd: share(usd(spent), merges),
         time_saved_minutes: sums.seconds_saved() as f64 / 60.0,
-        forecast_error: None,
+        forecasts: errors.map_or(0, |it| it.forecasts),
+        forecast_error: errors.map(|it| it.cost),
+        forecast_minutes_error: errors.map(|it| it.minutes),
         by_executor,
+        by_kind: by_kind(&history_of(history)),
         by_outcome: counts(OUTCOMES, |name| {
             let with = |it: &ExecutorKind| sums.over(Some(*it), name);
             ExecutorKind::ALL.iter().map(with).sum::<i64>() + sums.over(None, name)
@@ -120,6 +149,26 @@ fn of(sums: &Sums, executor: ExecutorKind) -> ExecutorStats {
         runs: sums.runs(executor),
         run_minutes: sums.run_seconds_of(executor) as f64 / 60.0,
     }
+}
+
+fn by_kind(history: &History) -> Vec<KindStats> {
+    let every = TaskKind::ALL
+        .iter()
+        .flat_map(|kind| ExecutorKind::ALL.iter().map(|it| (*kind, *it)));
+    let of = |(kind, executor): (TaskKind, ExecutorKind)| {
+        let alike = history.0.iter();
+        let alike = alike.filter(|(cell, _)| (cell.kind, cell.executor) == (kind, executor));
+        let sum = |figure: fn(&Past) -> i64| -> i64 { alike.clone().map(|it| figure(it.1)).sum() };
+        let (tasks, runs) = (sum(|it| it.tasks), sum(|it| it.runs));
+        (tasks != 0 || runs != 0).then(|| KindStats {
+            kind: kind.word(),
+            executor: executor.word(),
+            tasks,
+            success_rate: share(sum(|it| it.achieved) as f64, tasks),
+            cost_usd: usd(sum(|it| it.micros)),
+        })
+    };
+    every.filter_map(of).collect()
 }
 
 fn merges(sums: &Sums, executor: ExecutorKind) -> i64 {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::*;
-use crate::guard::Rate;
 use crate::issue::history::{History, Past};
 use crate::issue::{
     AgentPolicy, Complexity, IssueId, MergeMethod, MergeMode, Planning, Repository, Spec, Strategy,
@@ -171,12 +170,6 @@ fn places_and_slots_bound_what_goes_on_at_once() {
 
 #[test]
 fn the_rate_of_the_cloud_bounds_a_large_fan_out() {
-    let codegen = crate::codegen::STARTS;
-    let ours = Rate {
-        starts: CLOUD_STARTS,
-        seconds: CLOUD_STARTS_SECONDS as i64,
-    };
-    assert_eq!(codegen, ours);
     let minutes = |tasks| {
         let forecast = of(
             &issue(fan(tasks), policy(1_000, 1)),
