@@ -3,8 +3,11 @@
 
 mod carry;
 mod config;
+mod decide;
 mod demo;
 mod doctor;
+mod explain;
+mod forecast;
 mod install;
 mod pause;
 mod reach;
@@ -25,6 +28,8 @@ use shared::config::{ConfigError, Configuration, Env, Live, StorePlace, place_of
 use shared::stats::Period;
 use shared::wire::{self, Store};
 use tracing_subscriber::EnvFilter;
+
+use self::decide::Decision;
 
 /// The thing asked for failed.
 const EXIT_FAILED: u8 = 1;
@@ -70,6 +75,26 @@ enum Command {
     Issues,
     /// Show one issue with its tasks
     Show {
+        /// Linear's identifier (ENG-42) or id
+        issue: String,
+    },
+    /// Say why each decision about an issue was taken
+    Explain {
+        /// Linear's identifier (ENG-42) or id
+        issue: String,
+    },
+    /// Say what an issue's plan will cost and how long it will take
+    Forecast {
+        /// Linear's identifier (ENG-42) or id
+        issue: String,
+    },
+    /// Approve the plan of an issue that waits for it
+    Approve {
+        /// Linear's identifier (ENG-42) or id
+        issue: String,
+    },
+    /// Cancel an issue: what runs is stopped
+    Cancel {
         /// Linear's identifier (ENG-42) or id
         issue: String,
     },
@@ -142,6 +167,14 @@ fn main() -> ExitCode {
         Command::Runner(options) => run(async { runner::runner(&common, &options).await }),
         Command::Issues => run(async { show::issues(&common).await }),
         Command::Show { issue } => run(async { show::show(&common, &issue).await }),
+        Command::Explain { issue } => run(async { explain::explain(&common, &issue).await }),
+        Command::Forecast { issue } => run(async { forecast::forecast(&common, &issue).await }),
+        Command::Approve { issue } => {
+            run(async { decide::decide(&common, &issue, Decision::Approve).await })
+        }
+        Command::Cancel { issue } => {
+            run(async { decide::decide(&common, &issue, Decision::Cancel).await })
+        }
         Command::Config { action } => run(async { config::config(&common, action).await }),
         Command::Export { file } => run(async { carry::export(&common, file.as_deref()).await }),
         Command::Import { file } => run(async { carry::import(&common, file.as_deref()).await }),

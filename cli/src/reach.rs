@@ -8,7 +8,8 @@ use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use shared::config::{self, Env, Settings, StorePlace};
-use shared::issue::{Issue, evolve};
+use shared::engine::Engine;
+use shared::issue::{Issue, IssueId, evolve};
 use shared::net::is_loopback;
 use shared::store::memory::MemoryLog;
 use shared::store::sqlite::SqliteLog;
@@ -105,7 +106,7 @@ impl Reach {
         }
     }
 
-    pub(crate) async fn issues(&self) -> anyhow::Result<Value> {
+    pub(crate) async fn issues(&self, common: &Common) -> anyhow::Result<Value> {
         match self {
             Self::Service { .. } => {
                 let mut all = Vec::new();
@@ -123,9 +124,11 @@ impl Reach {
                     }
                 }
             }
-            Self::Store(Store { log, .. }) => {
-                let heads = log.heads(None, ISSUES_MAX).await?;
-                let issues = heads.into_iter().map(view::line).collect();
+            Self::Store(store) => {
+                let limit_usd = settings(common, store).await?.costs.per_issue_max;
+                let heads = store.log.heads(None, ISSUES_MAX).await?;
+                let line = |head| view::line(head, limit_usd);
+                let issues = heads.into_iter().map(line).collect();
                 Ok(serde_json::to_value(view::IssueList {
                     issues,
                     next: None,
@@ -134,19 +137,17 @@ impl Reach {
         }
     }
 
-    pub(crate) async fn issue(&self, name: &str) -> anyhow::Result<Value> {
+    pub(crate) async fn issue(&self, common: &Common, name: &str) -> anyhow::Result<Value> {
         match self {
             Self::Service { .. } => self.get(&format!("issues/{}", path_segment(name))).await,
-            Self::Store(Store { log, .. }) => {
-                let id = log
-                    .find(name)
-                    .await?
-                    .ok_or_else(|| Unknown(name.to_owned()))?;
+            Self::Store(store) => {
+                let id = id_of(store, name).await?;
                 let mut issue = Issue::unknown(id.clone());
-                for record in log.read(&id, 0).await? {
+                for record in store.log.read(&id, 0).await? {
                     evolve(&mut issue, &record);
                 }
-                Ok(serde_json::to_value(view::issue(&issue))?)
+                let limit_usd = settings(common, store).await?.costs.per_issue_max;
+                Ok(serde_json::to_value(view::issue(&issue, limit_usd))?)
             }
         }
     }
@@ -229,6 +230,29 @@ pub(crate) async fn store_to_read(place: &StorePlace) -> anyhow::Result<Store> {
         StorePlace::Sqlite(_) => Ok(Arc::new(MemoryLog::default()).into()),
         StorePlace::Dynamodb(_) => wire::open(place).await,
     }
+}
+
+/// The id of an issue in a store.
+pub(crate) async fn id_of(store: &Store, name: &str) -> anyhow::Result<IssueId> {
+    let id = store.log.find(name).await?;
+    Ok(id.ok_or_else(|| Unknown(name.to_owned()))?)
+}
+
+/// An engine over a bare store, to hear and to read with: nobody drives it.
+pub(crate) async fn engine(
+    common: &Common,
+    store: &Store,
+) -> anyhow::Result<(Engine, Arc<Settings>)> {
+    let (live, _) = common.live(&Env::from_process(), store).await?;
+    let settings = live.settings();
+    let forge = Arc::new(wire::forge(&settings)?);
+    let hands = wire::hands(&live, store.clone(), forge, None)?;
+    Ok((Engine::new(hands), settings))
+}
+
+async fn settings(common: &Common, store: &Store) -> anyhow::Result<Arc<Settings>> {
+    let (live, _) = common.live(&Env::from_process(), store).await?;
+    Ok(live.settings())
 }
 
 /// A name that cannot leave its place in a path.

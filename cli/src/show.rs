@@ -8,7 +8,7 @@ use crate::Common;
 use crate::reach::Reach;
 
 pub(crate) async fn issues(common: &Common) -> anyhow::Result<ExitCode> {
-    let list = Reach::find(common).await?.issues().await?;
+    let list = Reach::find(common).await?.issues(common).await?;
     if common.json {
         println!("{}", serde_json::to_string_pretty(&list)?);
         return Ok(ExitCode::SUCCESS);
@@ -37,7 +37,7 @@ pub(crate) async fn issues(common: &Common) -> anyhow::Result<ExitCode> {
 }
 
 pub(crate) async fn show(common: &Common, name: &str) -> anyhow::Result<ExitCode> {
-    let issue = Reach::find(common).await?.issue(name).await?;
+    let issue = Reach::find(common).await?.issue(common, name).await?;
     if common.json {
         println!("{}", serde_json::to_string_pretty(&issue)?);
     } else {
@@ -59,8 +59,14 @@ pub(crate) fn describe(issue: &Value) -> String {
     let limit = issue["limit_usd"]
         .as_f64()
         .map_or(String::new(), |it| format!(" of ${it:.2}"));
+    let reserved = issue["reserved_usd"]
+        .as_f64()
+        .filter(|it| *it > 0.0)
+        .map_or(String::new(), |it| {
+            format!(", ${it:.2} set aside for what runs")
+        });
     lines.push(format!(
-        "{stands}, spent ${:.2}{limit}",
+        "{stands}, spent ${:.2}{limit}{reserved}",
         issue["spent_usd"].as_f64().unwrap_or_default()
     ));
     if let Some(waiting) = issue["waiting_for"].as_str() {

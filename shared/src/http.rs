@@ -2,6 +2,7 @@
 //! what a request means is decided elsewhere.
 
 mod facts;
+mod issues;
 mod operate;
 
 use std::sync::Arc;
@@ -9,13 +10,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tracing::{error, info, warn};
@@ -24,16 +24,11 @@ use crate::config::Live;
 use crate::engine::{Engine, Heard};
 use crate::issue::{IssueId, Time};
 use crate::linear::webhook::{self, Refused};
-use crate::ports::Place;
 use crate::stats::{self, WebhookRefusal};
-use crate::{runner, view};
+use crate::runner;
 
 /// The largest body of a webhook, in bytes (contract, section 4).
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
-/// The issues of one page of the list.
-const ISSUES_PER_PAGE: usize = 100;
-/// The events of one page of a log.
-const EVENTS_PER_PAGE: usize = 1_000;
 
 /// What the router needs.
 pub struct Doors {
@@ -55,9 +50,7 @@ pub struct Doors {
 /// All routes.
 pub fn router(doors: Arc<Doors>) -> Router {
     let api = Router::new()
-        .route("/issues", get(issues))
-        .route("/issues/{issue}", get(issue))
-        .route("/issues/{issue}/log", get(log))
+        .merge(issues::routes())
         .merge(facts::routes())
         .merge(operate::routes())
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing under this path") })
@@ -162,84 +155,6 @@ async fn status(State(doors): State<Arc<Doors>>) -> Response {
             Json(json!({ "status": status })).into_response()
         }
         Err(error) => broken(&error),
-    }
-}
-
-#[derive(Deserialize)]
-struct IssuesPage {
-    /// The `next` of the page before, or a moment.
-    before: Option<String>,
-}
-
-async fn issues(State(doors): State<Arc<Doors>>, Query(page): Query<IssuesPage>) -> Response {
-    let place = page.before.map(|it| it.parse::<Place>()).transpose();
-    let Ok(place) = place else {
-        return problem(
-            StatusCode::BAD_REQUEST,
-            "`before` is the `next` of a page, or a moment like 2026-01-31T12:00:00Z",
-        );
-    };
-    let log = &doors.engine.hands().log;
-    match log.heads(place.as_ref(), ISSUES_PER_PAGE).await {
-        Ok(heads) => {
-            let full = heads.len() == ISSUES_PER_PAGE;
-            let next = heads
-                .last()
-                .filter(|_| full)
-                .map(|it| it.place().to_string());
-            let issues = heads.into_iter().map(view::line).collect();
-            Json(view::IssueList { issues, next }).into_response()
-        }
-        Err(error) => broken(&error),
-    }
-}
-
-async fn issue(State(doors): State<Arc<Doors>>, Path(name): Path<String>) -> Response {
-    let id = match find(&doors, &name).await {
-        Ok(id) => id,
-        Err(response) => return response,
-    };
-    match doors.engine.load(&id).await {
-        Ok(issue) => Json(view::issue(&issue)).into_response(),
-        Err(error) => broken(&error),
-    }
-}
-
-#[derive(Deserialize)]
-struct LogPage {
-    #[serde(default)]
-    after: u64,
-}
-
-async fn log(
-    State(doors): State<Arc<Doors>>,
-    Path(name): Path<String>,
-    Query(page): Query<LogPage>,
-) -> Response {
-    let id = match find(&doors, &name).await {
-        Ok(id) => id,
-        Err(response) => return response,
-    };
-    match doors.engine.hands().log.read(&id, page.after).await {
-        Ok(mut records) => {
-            let more = records.len() > EVENTS_PER_PAGE;
-            records.truncate(EVENTS_PER_PAGE);
-            let next = records.last().filter(|_| more).map(|it| it.seq.to_string());
-            let events = records.iter().map(view::log_line).collect();
-            Json(view::LogDoc { events, next }).into_response()
-        }
-        Err(error) => broken(&error),
-    }
-}
-
-async fn find(doors: &Doors, name: &str) -> Result<IssueId, Response> {
-    match doors.engine.hands().log.find(name).await {
-        Ok(Some(id)) => Ok(id),
-        Ok(None) => Err(problem(
-            StatusCode::NOT_FOUND,
-            &format!("no issue `{name}` is known here"),
-        )),
-        Err(error) => Err(broken(&error)),
     }
 }
 

@@ -1,12 +1,16 @@
 //! The documents of `/api/v1`, which the commands print with `--json`. Their
 //! keys are public interface (contract, section 4).
 
+pub mod explain;
+pub mod forecast;
 pub mod stats;
 pub mod status;
 
 use serde::Serialize;
 
-use crate::issue::{Conditions, ExecutorKind, Issue, Record, Task, Time, route, usd, words};
+use crate::issue::{
+    Conditions, ExecutorKind, Issue, Record, Scope, Task, Time, route, usd, words,
+};
 use crate::ports::Head;
 
 /// `GET /api/v1/issues/{issue}`.
@@ -88,8 +92,8 @@ pub struct LogLine {
     pub text: String,
 }
 
-/// One issue with its tasks.
-pub fn issue(issue: &Issue) -> IssueDoc {
+/// One issue with its tasks. `limit_usd`: what an issue may cost by the settings of now.
+pub fn issue(issue: &Issue, limit_usd: Option<f64>) -> IssueDoc {
     IssueDoc {
         id: issue.id.0.clone(),
         identifier: issue.identifier.clone(),
@@ -100,7 +104,7 @@ pub fn issue(issue: &Issue) -> IssueDoc {
         waiting_for: issue.waiting_for(),
         spent_usd: issue.spent_usd,
         reserved_usd: usd(issue.reserved()),
-        limit_usd: limit(issue),
+        limit_usd: raised(issue, limit_usd),
         started_at: issue.started_at,
         finished_at: issue.finished_at,
         tasks: issue.tasks.iter().map(|it| task(issue, it)).collect(),
@@ -142,8 +146,10 @@ fn task(issue: &Issue, task: &Task) -> TaskDoc {
     }
 }
 
-fn limit(issue: &Issue) -> Option<f64> {
-    issue.policy.as_ref().and_then(|it| it.cost_per_issue_max)
+/// A limit of the issue, or what a person has raised it to.
+fn raised(issue: &Issue, limit_usd: Option<f64>) -> Option<f64> {
+    let to = issue.raised.get(&Scope::Issue).map(|(usd, _)| *usd);
+    limit_usd.map(|usd| to.map_or(usd, |to| usd.max(to)))
 }
 
 /// The head that is stored beside the log.
@@ -159,7 +165,10 @@ pub fn head(issue: &Issue) -> Head {
         waiting_for: issue.waiting_for().map(|it| crate::issue::clip(&it, 500)),
         spent_usd: issue.spent_usd,
         reserved_usd: usd(issue.reserved()),
-        limit_usd: limit(issue),
+        limit_usd: raised(
+            issue,
+            issue.policy.as_ref().and_then(|it| it.cost_per_issue_max),
+        ),
         tasks_done: issue.tasks.iter().filter(|it| it.over()).count(),
         tasks_total: issue.tasks.len(),
         started_at: issue.started_at,
@@ -169,8 +178,8 @@ pub fn head(issue: &Issue) -> Head {
     }
 }
 
-/// One issue of the list.
-pub fn line(head: Head) -> IssueLine {
+/// One issue of the list. `limit_usd`: what an issue may cost by the settings of now.
+pub fn line(head: Head, limit_usd: Option<f64>) -> IssueLine {
     IssueLine {
         id: head.issue.0,
         identifier: head.identifier,
@@ -181,7 +190,7 @@ pub fn line(head: Head) -> IssueLine {
         waiting_for: head.waiting_for,
         spent_usd: head.spent_usd,
         reserved_usd: head.reserved_usd,
-        limit_usd: head.limit_usd,
+        limit_usd,
         started_at: head.started_at,
         finished_at: head.finished_at,
         tasks_done: head.tasks_done,

@@ -10,17 +10,12 @@ use crate::guard::{BREAKERS, broken};
 use crate::issue::{ExecutorKind, Issue, IssueId, Pause, Time, Watch};
 use crate::pause;
 use crate::ports::{Attention, Figures, Log, Register, Registers};
-use crate::stats::{Period, accounts_of, overdue_seconds, usd};
+use crate::stats::{Period, accounts_of, ledger, overdue_seconds, usd};
 
 /// The issues in flight that are told apart; beyond, their number stays there.
 const ATTENTION_MAX: usize = 5_000;
 /// More watched issues than this are not read for the sake of counting their runs.
 pub const COUNTED_MAX: usize = 100;
-
-/// Figures of a day's account: what its runs have cost or may cost yet …
-const COMMITTED: &str = "committed";
-/// … and the part of it that is only set aside.
-const RESERVED: &str = "reserved";
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StatusDoc {
@@ -117,8 +112,7 @@ impl Facts {
                 slots: slots(settings, *kind),
             }
         };
-        let figure = |name: &str| self.today.get(name).copied().unwrap_or_default();
-        let (committed, reserved) = (figure(COMMITTED), figure(RESERVED));
+        let (spent, reserved) = ledger(&self.today);
         StatusDoc {
             version: env!("CARGO_PKG_VERSION"),
             paused: self.pause.is_some(),
@@ -127,7 +121,7 @@ impl Facts {
             executors: present.iter().map(executor).collect(),
             budget: Budget {
                 day_usd: settings.costs.per_day_max,
-                spent_usd: usd(committed - reserved),
+                spent_usd: usd(spent),
                 reserved_usd: usd(reserved),
             },
             issues_in_flight: self.attention.len(),
