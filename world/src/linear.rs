@@ -119,6 +119,16 @@ pub struct Activity {
     pub id: String,
     /// `{"type": …, "body": …}`, as it was posted.
     pub content: Value,
+    /// What a person can pick from, of a question with a `select` signal.
+    pub options: Vec<Choice>,
+}
+
+/// One of the answers that a question offers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    pub value: String,
+    /// What people see, where it is not the value.
+    pub label: Option<String>,
 }
 
 /// The next call meets Linear's limit, as Linear answers it.
@@ -234,7 +244,20 @@ impl Linear {
 
     /// Posts an activity under an id of the app's choice, once.
     pub fn say(&mut self, id: Uuid, session: &str, content: Value) -> Result<(), Refused> {
+        self.say_with(id, session, content, Value::Null, Value::Null)
+    }
+
+    /// The same with a signal and what belongs to it, as far as there is one.
+    pub fn say_with(
+        &mut self,
+        id: Uuid,
+        session: &str,
+        content: Value,
+        signal: Value,
+        metadata: Value,
+    ) -> Result<(), Refused> {
         check_content(&content)?;
+        let options = choices(&content, &signal, &metadata)?;
         self.session(session)?;
         let id = id.to_string();
         if !self.activity_ids.insert(id.clone()) {
@@ -244,9 +267,11 @@ impl Linear {
                 id,
             });
         }
-        self.session_mut(session)?
-            .activities
-            .push(Activity { id, content });
+        self.session_mut(session)?.activities.push(Activity {
+            id,
+            content,
+            options,
+        });
         Ok(())
     }
 
@@ -350,6 +375,14 @@ impl Session {
             Some(_) => "active",
         }
     }
+
+    /// What people were asked last, if they wrote nothing since.
+    pub fn question(&self) -> Option<&Activity> {
+        let newest_first = self.activities.iter().rev();
+        newest_first
+            .take_while(|it| it.kind() != "prompt")
+            .find(|it| it.kind() == "elicitation")
+    }
 }
 
 impl Activity {
@@ -431,6 +464,36 @@ fn check_content(content: &Value) -> Result<(), Refused> {
         Some("prompt") => Err(Refused::invalid("a prompt is for people to write")),
         _ => Err(Refused::invalid("content.type is no type of activity")),
     }
+}
+
+/// The answers to pick from that a signal offers; only a question has any.
+fn choices(content: &Value, signal: &Value, metadata: &Value) -> Result<Vec<Choice>, Refused> {
+    match signal.as_str() {
+        None if metadata.is_null() => return Ok(Vec::new()),
+        None => return Err(Refused::invalid("signalMetadata needs a signal")),
+        Some("select") => {}
+        Some(_) => return Err(Refused::invalid("the stand-in knows no signal but select")),
+    }
+    if content["type"] != "elicitation" {
+        return Err(Refused::invalid("select is a signal of elicitations"));
+    }
+    let text = |it: &Value| {
+        it.as_str()
+            .filter(|it| !it.trim().is_empty())
+            .map(str::to_owned)
+    };
+    let choice = |it: &Value| {
+        let label = match &it["label"] {
+            Value::Null => None,
+            label => Some(text(label)?),
+        };
+        let value = text(&it["value"])?;
+        Some(Choice { value, label })
+    };
+    let options = metadata["options"].as_array().filter(|it| !it.is_empty());
+    let options = options.and_then(|all| all.iter().map(choice).collect());
+    options
+        .ok_or_else(|| Refused::invalid("signalMetadata.options must be a list of {label?, value}"))
 }
 
 fn check_plan(plan: &Value) -> Result<(), Refused> {

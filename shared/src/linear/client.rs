@@ -67,7 +67,17 @@ impl Tracker for Client {
     }
 
     async fn say(&self, id: Uuid, session: &SessionId, activity: &Activity) -> Result<(), Fault> {
-        let input = json!({ "id": id, "agentSessionId": session.0, "content": content(activity) });
+        let mut input =
+            json!({ "id": id, "agentSessionId": session.0, "content": content(activity) });
+        if let Activity::Elicitation { options, .. } = activity
+            && !options.is_empty()
+        {
+            // Linear shows these to be picked; what is picked comes back as plain text.
+            let option = |it: &String| json!({ "value": it, "label": it });
+            let options: Vec<Value> = options.iter().map(option).collect();
+            input["signal"] = "select".into();
+            input["signalMetadata"] = json!({ "options": options });
+        }
         match self
             .ask(AGENT_ACTIVITY_CREATE, json!({ "input": input }))
             .await?

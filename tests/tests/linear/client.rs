@@ -1,6 +1,6 @@
 //! What the client does when Linear answers as it should.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::issue::{Activity, Brief, FailureClass, Fault, Stage};
 use shared::linear::Viewer;
 use shared::ports::{PlanItem, PlanStatus, Tracker};
@@ -137,6 +137,13 @@ async fn each_kind_of_activity_is_posted_as_linear_wants_it() {
             json!({ "type": "action", "action": "Run", "parameter": "api", "result": "ok" }),
         ),
         (
+            Activity::Elicitation {
+                question: "q".into(),
+                options: Vec::new(),
+            },
+            json!({ "type": "elicitation", "body": "q" }),
+        ),
+        (
             Activity::Response("r".into()),
             json!({ "type": "response", "body": "r" }),
         ),
@@ -166,6 +173,44 @@ async fn each_kind_of_activity_is_posted_as_linear_wants_it() {
         .collect();
     assert_eq!(there, posted);
     assert_eq!(session.status(), "error");
+}
+
+#[tokio::test]
+async fn a_question_with_options_is_one_to_pick_from_and_an_answer_is_plain_text() {
+    let mut schemas = vec![schema::embedded()];
+    schemas.extend(schema::found().expect("a schema"));
+    for schema in schemas {
+        let scene = Scene::against(schema).await;
+        let question = Activity::Elicitation {
+            question: "Shall I begin?".into(),
+            options: vec!["approve".into(), "cancel".into()],
+        };
+        let session = scene.session.as_str().into();
+        for _ in 0..2 {
+            let said = scene.client.say(ID, &session, &question).await;
+            said.expect("asked, and the second time it is a success");
+        }
+        let mut linear = scene.linear();
+        let there = linear.session(&scene.session).expect("the session");
+        assert_eq!(there.status(), "awaitingInput");
+        let asked = there.question().expect("a question");
+        let options: Vec<_> = asked.options.iter().map(|it| it.value.as_str()).collect();
+        assert_eq!(options, ["approve", "cancel"]);
+        linear
+            .pick(&scene.session, "reject", noon())
+            .expect_err("that is not offered");
+        let picked = linear.pick(&scene.session, "approve", noon());
+        let body: Value = serde_json::from_slice(&picked.expect("picked").body).expect("JSON");
+        assert_eq!(
+            (&body["action"], &body["agentActivity"]["content"]),
+            (
+                &json!("prompted"),
+                &json!({ "type": "prompt", "body": "approve" })
+            )
+        );
+        let there = linear.session(&scene.session).expect("the session");
+        assert_eq!((there.status(), there.question()), ("active", None));
+    }
 }
 
 #[tokio::test]

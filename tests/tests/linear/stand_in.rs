@@ -210,6 +210,32 @@ fn an_activity_of_the_wrong_shape_is_refused() {
 }
 
 #[test]
+fn a_signal_that_linear_does_not_take_is_refused() {
+    let (mut linear, _, session) = workspace();
+    let question = json!({ "type": "elicitation", "body": "b" });
+    let thought = json!({ "type": "thought", "body": "b" });
+    let options = json!({ "options": [{ "value": "a" }] });
+    for (content, signal, metadata) in [
+        (&question, json!("select"), json!(null)),
+        (&question, json!("select"), json!({ "options": [] })),
+        (&question, json!("select"), json!({ "options": ["a"] })),
+        (
+            &question,
+            json!("select"),
+            json!({ "options": [{ "label": "a" }] }),
+        ),
+        (&question, json!(null), options.clone()),
+        (&question, json!("stop"), options.clone()),
+        (&thought, json!("select"), options.clone()),
+    ] {
+        let said = linear.say_with(ID, &session, content.clone(), signal, metadata);
+        assert!(matches!(said, Err(Refused::Invalid(_))), "{said:?}");
+    }
+    let said = linear.say_with(ID, &session, question, json!("select"), options);
+    said.expect("nothing of the above has taken the id");
+}
+
+#[test]
 fn a_plan_of_the_wrong_shape_is_refused() {
     let (mut linear, _, session) = workspace();
     for plan in [

@@ -119,7 +119,14 @@ impl Root<'_> {
                 Ok(json!({ "success": true }))
             }
             "agentActivityCreate" => {
-                only(input, &["id", "agentSessionId", "content"])?;
+                let known = [
+                    "id",
+                    "agentSessionId",
+                    "content",
+                    "signal",
+                    "signalMetadata",
+                ];
+                only(input, &known)?;
                 let id = match input.get("id").and_then(Value::as_str) {
                     Some(id) => Uuid::parse_str(id)
                         .ok()
@@ -127,7 +134,14 @@ impl Root<'_> {
                     None => Uuid::parse_str(&linear.next_id()).ok(),
                 };
                 let id = id.ok_or_else(|| Refused::invalid("id must be a UUID of version 4"))?;
-                linear.say(id, text(input, "agentSessionId"), input["content"].clone())?;
+                let part = |key: &str| input.get(key).cloned().unwrap_or_default();
+                linear.say_with(
+                    id,
+                    text(input, "agentSessionId"),
+                    part("content"),
+                    part("signal"),
+                    part("signalMetadata"),
+                )?;
                 Ok(json!({ "success": true }))
             }
             "agentSessionUpdate" => {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sha2::Sha256;
 
-use super::{APP_USER, Activity, Issue, Linear, ORGANIZATION, PERSON, Refused, Session};
+use super::{APP_USER, Activity, Choice, Issue, Linear, ORGANIZATION, PERSON, Refused, Session};
 
 const WEBHOOK: &str = "7f0f5a0e-31c4-4c7e-8c2d-5d3b1a9e0c44";
 const OAUTH_CLIENT: &str = "5b7c9d10-2e3f-4a5b-8c6d-7e8f9a0b1c2d";
@@ -76,6 +76,22 @@ impl Linear {
         now: Timestamp,
     ) -> Result<Delivery, Refused> {
         self.prompted(session, text, None, now)
+    }
+
+    /// A person picks one of the answers that the last question of a session
+    /// offers: what they see as its label goes out as plain text, its value.
+    pub fn pick(
+        &mut self,
+        session: &str,
+        choice: &str,
+        now: Timestamp,
+    ) -> Result<Delivery, Refused> {
+        let question = self.session(session)?.question();
+        let offered = question.into_iter().flat_map(|it| &it.options);
+        let named = |it: &&Choice| it.value == choice || it.label.as_deref() == Some(choice);
+        let picked = offered.into_iter().find(named).map(|it| it.value.clone());
+        let picked = picked.ok_or_else(|| Refused::invalid("no question offers that answer"))?;
+        self.prompted(session, &picked, None, now)
     }
 
     /// A person presses the stop button of a session.
@@ -155,6 +171,7 @@ impl Linear {
         described.activities.push(Activity {
             id: id.clone(),
             content: content.clone(),
+            options: Vec::new(),
         });
         let described = described.clone();
         let mut body = self.session_event("prompted", &described, now)?;
