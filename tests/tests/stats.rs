@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use jiff::SignedDuration;
+use jiff::civil::date;
 use serde_json::{Value, json};
 use shared::config::{self, Env, Settings};
+use shared::issue::history::{Cell, History};
 use shared::issue::{
-    AgentPolicy, Brief, Briefing, CancelReason, Check, CheckState, Draft, Effect, Ending, Event,
-    ExecutorKind, Failure, FailureClass, Fault, Input, Issue, IssueId, MergeMethod, MergeMode,
-    Opening, Outcome, Planning, Policy, PullFacts, PullState, Repository, RoundOutcome, RunResult,
-    SessionId, Sight, Strategy, TaskId, Time, Verbosity, words,
+    AgentPolicy, Brief, Briefing, CancelReason, Check, CheckState, Conditions, Draft, Effect,
+    Ending, Event, ExecutorKind, Failure, FailureClass, Fault, Input, Issue, IssueId, MergeMethod,
+    MergeMode, Opening, Outcome, Planning, Policy, PullFacts, PullState, Repository, RoundOutcome,
+    RunResult, Scope, SessionId, Sight, Strategy, TaskId, TaskKind, Time, Verbosity, words,
 };
 use shared::ports::{
     Append, Attention, Entry, Figures, Head, Log as _, RegisterWrite, Registers as _,
@@ -20,6 +22,7 @@ use shared::stats::{self, Fact, METRICS, OUTCOMES, Period, Stage, WebhookRefusal
 use shared::store::memory::MemoryLog;
 use shared::telemetry::{Emf, NAMESPACE};
 use shared::view;
+use shared::view::stats::StatsDoc;
 use shared::view::status::{Facts, configured};
 
 /// What one entry may cost: a unit of DynamoDB's is 1 KB.
@@ -61,15 +64,17 @@ impl Story {
         let before = self.issue.clone();
         let mut draft = Draft::new(before.clone(), self.now);
         draft.take(input);
+        draft.consider(&Conditions::fair(draft.issue.policy.as_deref(), self.now));
         self.issue = draft.issue;
         if draft.events.is_empty() {
             return Vec::new();
         }
         let facts = stats::facts(&before, &draft.events, self.now);
         let entries = stats::entries(&facts, self.now);
-        assert!(entries.len() <= 1, "one entry for each append at most");
+        let accounts: BTreeSet<&str> = entries.iter().map(|it| it.account.as_str()).collect();
+        assert_eq!(accounts.len(), entries.len(), "one entry for each account");
         self.appends += 1;
-        self.entered += entries.len();
+        self.entered += usize::from(!entries.is_empty());
         for entry in entries {
             assert_eq!(entry.limit, None);
             let figures = self.accounts.entry(entry.account).or_default();
@@ -174,10 +179,15 @@ impl Story {
         });
     }
 
-    fn days(&self, period: Period) -> Vec<Figures> {
-        let names = stats::accounts_of(period, self.now);
-        let account = |it| self.accounts.get(it).cloned().unwrap_or_default();
-        names.iter().map(account).collect()
+    /// What is told of a period.
+    fn stats(&self, period: Period) -> StatsDoc {
+        let read = |names: Vec<String>| -> Vec<Figures> {
+            let account = |it| self.accounts.get(it).cloned().unwrap_or_default();
+            names.iter().map(account).collect()
+        };
+        let days = read(stats::accounts_of(period, self.now));
+        let history = read(stats::history_accounts(period, self.now));
+        view::stats::stats(period, self.now, &days, &history)
     }
 }
 
@@ -251,8 +261,8 @@ fn whole_story() -> Story {
 #[test]
 fn a_round_is_counted_as_its_document_tells_it() {
     let story = whole_story();
-    let issue = view::issue(&story.issue);
-    let stats = view::stats::stats(Period::Week, story.now, &story.days(Period::Week));
+    let issue = view::issue(&story.issue, None);
+    let stats = story.stats(Period::Week);
     let states: Vec<_> = issue.tasks.iter().map(|it| (&*it.id, it.state)).collect();
     assert_eq!(
         states,
@@ -290,17 +300,135 @@ fn a_round_is_counted_as_its_document_tells_it() {
 fn what_happened_after_midnight_is_the_next_days() {
     let story = whole_story();
     let names: Vec<_> = story.accounts.keys().map(String::as_str).collect();
-    assert_eq!(names, ["day/2026-11-20", "day/2026-11-21"]);
-    let today = view::stats::stats(Period::Day, story.now, &story.days(Period::Day));
+    assert_eq!(
+        names,
+        ["day/2026-11-20", "day/2026-11-21", "history/2026-11-21"]
+    );
+    let today = story.stats(Period::Day);
     assert_eq!((today.tasks, today.merges), (1, 1));
     assert_eq!(today.by_executor[1].runs, 1);
 }
 
 #[test]
+fn how_tasks_went_is_kept_by_executor_kind_and_complexity() {
+    let story = whole_story();
+    let history = &story.accounts["history/2026-11-21"];
+    let tasks: Vec<_> = history
+        .iter()
+        .filter(|(name, _)| !name.starts_with("forecasts"))
+        .map(|(name, figure)| (name.as_str(), *figure))
+        .collect();
+    // `a` twice and `b` once, 600 s, 600 s and 300 s; `c` never ran.
+    assert_eq!(
+        tasks,
+        [
+            ("codegen.builder.any.achieved", 1),
+            ("codegen.builder.any.micros", 1_200_000),
+            ("codegen.builder.any.runs", 3),
+            ("codegen.builder.any.seconds", 1_500),
+            ("codegen.builder.any.tasks", 2),
+            ("local.orchestrator.any.achieved", 1),
+            ("local.orchestrator.any.micros", 250_000),
+            ("local.orchestrator.any.runs", 1),
+            ("local.orchestrator.any.seconds", 60),
+            ("local.orchestrator.any.tasks", 1),
+        ]
+    );
+    let stats = story.stats(Period::Week);
+    let forecast = story.issue.forecast.as_ref().expect("a forecast");
+    // 1.2 USD came of the tasks, in 930 s; the plan is not part of it.
+    let off = |guess: f64, truth: f64| stats::error_permille(guess, truth) as f64 / 1_000.0;
+    assert_eq!(
+        (
+            stats.forecasts,
+            stats.forecast_error,
+            stats.forecast_minutes_error
+        ),
+        (
+            1,
+            Some(off(forecast.cost_usd.expected, 1.2)),
+            Some(off(forecast.minutes.expected, 930.0 / 60.0))
+        )
+    );
+    let document = serde_json::to_value(&stats).expect("JSON");
+    assert_eq!(
+        document["by_kind"],
+        json!([
+            { "kind": "orchestrator", "executor": "local", "tasks": 1, "success_rate": 1.0, "cost_usd": 0.25 },
+            { "kind": "builder", "executor": "codegen", "tasks": 2, "success_rate": 0.5, "cost_usd": 1.2 },
+        ])
+    );
+    let cell = Cell {
+        executor: ExecutorKind::Codegen,
+        kind: TaskKind::Builder,
+        complexity: None,
+    };
+    let days = [history.clone(), history.clone(), Figures::new()];
+    let past = stats::history_of(&days).0[&cell];
+    assert_eq!((past.runs, past.micros), (6, 2_400_000));
+}
+
+#[test]
+fn figures_that_are_none_of_ours_change_no_sum() {
+    let odd = Figures::from([
+        ("committed".into(), 5),
+        ("reserved".into(), 5),
+        ("codegen.builder.low".into(), 5),
+        ("codegen.builder.low.colour".into(), 5),
+        ("codegen.cook.low.tasks".into(), 5),
+        ("moon.builder.low.tasks".into(), 5),
+        ("...".into(), 5),
+    ]);
+    assert_eq!(
+        stats::history_of(std::slice::from_ref(&odd)),
+        History::default()
+    );
+    let now = Story::new().now;
+    let none = view::stats::stats(Period::Day, now, &[], &[]);
+    let days = std::slice::from_ref(&odd);
+    assert_eq!(view::stats::stats(Period::Day, now, days, days), none);
+}
+
+#[test]
+fn a_cancelled_round_teaches_nothing() {
+    let mut story = Story::new();
+    story.open("s1");
+    story.make_all();
+    story.later(60);
+    story.hear(Input::Cancelled {
+        why: CancelReason::Stop,
+        at: story.now,
+    });
+    story.make_all();
+    story.ends("plan", 1, Err(failure()));
+    story.make_all();
+    assert_eq!(story.issue.outcome, Some(RoundOutcome::Cancelled));
+    let days: Vec<_> = story.accounts.keys().map(String::as_str).collect();
+    assert_eq!(days, ["day/2026-11-20"]);
+}
+
+#[test]
+fn an_error_is_a_bounded_share_of_the_truth() {
+    let cases = [
+        (1.0, 1.0, 0),
+        (1.5, 1.0, 500),
+        (0.5, 1.0, 500),
+        (0.0, 0.0, 0),
+        (1.0, 0.0, 10_000),
+        (1e9, 1.0, 10_000),
+        (f64::NAN, 1.0, 0),
+    ];
+    for (guess, truth, permille) in cases {
+        let got = stats::error_permille(guess, truth);
+        assert_eq!(got, permille, "{guess} {truth}");
+    }
+}
+
+#[test]
 fn few_appends_carry_an_entry() {
     let story = whole_story();
-    // Four runs ended; b's and a's verdict; the end.
-    assert!(story.entered <= 7, "{} of {}", story.entered, story.appends);
+    // Four runs ended; what the second of `a` may cost; b's and a's verdict; the end.
+    assert!(story.entered <= 8, "{} of {}", story.entered, story.appends);
     assert!(
         story.appends > story.entered,
         "{} of {}",
@@ -419,6 +547,21 @@ fn all_facts() -> Vec<Fact> {
         executor: None,
         outcome,
     }));
+    let day = date(2026, 11, 20);
+    facts.push(Fact::Reserved {
+        day,
+        micros: 10_000_000_000,
+        max: None,
+    });
+    facts.push(Fact::Booked {
+        day,
+        micros: 10_000_000_000,
+    });
+    facts.extend(Scope::ALL.iter().map(|scope| Fact::Alerted {
+        scope: *scope,
+        percent: 50,
+        day: (*scope == Scope::Day).then_some(day),
+    }));
     facts.extend(RoundOutcome::ALL.iter().map(|outcome| Fact::Done {
         outcome: *outcome,
         run_seconds: 1_000_000,
@@ -426,6 +569,7 @@ fn all_facts() -> Vec<Fact> {
         greeted_millis: Some(1_500),
         linear_calls: 100,
         linear_waits: 10,
+        learnt: Figures::new(),
     }));
     facts
 }
@@ -464,16 +608,17 @@ fn a_month_is_the_sum_of_its_days() {
         ("rounds.run_seconds".into(), 360),
         ("rounds.busy_seconds".into(), 240),
     ]);
-    let month = view::stats::stats(Period::Month, now, &vec![one; 30]);
+    let month = view::stats::stats(Period::Month, now, &vec![one; 30], &[]);
     assert_eq!((month.tasks, month.local, month.cloud), (120, 60, 60));
     assert_eq!((month.success_rate, month.cost_usd), (Some(0.75), 12.0));
     assert_eq!(month.time_saved_minutes, 60.0);
-    let nothing = view::stats::stats(Period::Day, now, &[Figures::new()]);
+    let nothing = view::stats::stats(Period::Day, now, &[Figures::new()], &[]);
     let nothing = serde_json::to_value(&nothing).expect("JSON");
     for share in [
         "success_rate",
         "cost_per_merge_usd",
         "forecast_error",
+        "forecast_minutes_error",
         "first_thought_millis",
     ] {
         assert_eq!(nothing[share], Value::Null, "{share}");
@@ -580,7 +725,10 @@ fn all_that_is_measured_is_in_the_embedded_metric_format_with_bounded_dimensions
             watching: false,
         };
         stats::looked(&[late], now);
-        let today = Figures::from([("codegen.micros".into(), 40_000_000)]);
+        let today = Figures::from([
+            ("committed".into(), 45_000_000),
+            ("reserved".into(), 5_000_000),
+        ]);
         stats::spent(&today, 50.0);
         for name in [
             stats::APPEND_CONFLICTS,
