@@ -5,6 +5,8 @@
 mod mistakes;
 #[path = "config/routing.rs"]
 mod routing;
+#[path = "config/setting.rs"]
+mod setting;
 
 use std::path::Path;
 use std::time::Duration;

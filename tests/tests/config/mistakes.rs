@@ -13,11 +13,7 @@ fn a_mistake_is_told_with_key_place_and_remedy() {
     };
     check(
         json!({ "codegen": { "strategy": "fast" } }),
-        "`codegen.strategy` in config.json: is `fast`, must be `local-only`, `cloud-only`, `hybrid-smart` or `hybrid-parallel`",
-    );
-    check(
-        json!({ "codegen": { "strategy": "cost-optimized" } }),
-        "`codegen.strategy` in config.json: `cost-optimized` comes with a later version; use `local-only`, `cloud-only`, `hybrid-smart` or `hybrid-parallel`",
+        "`codegen.strategy` in config.json: is `fast`, must be `local-only`, `cloud-only`, `hybrid-smart`, `hybrid-parallel` or `cost-optimized`",
     );
     check(
         json!({ "codegen": { "enabled": "yes" } }),
@@ -62,9 +58,30 @@ fn a_mistake_is_told_with_key_place_and_remedy() {
         json!({ "limits": { "maxAttempts": "three" } }),
         "`limits.maxAttempts` in config.json: is a string, must be a whole number from 1 to 100",
     );
+    for wrong in [
+        json!("sometimes"),
+        json!("over:"),
+        json!("over:much"),
+        json!("over:-1"),
+        json!("over:NaN"),
+        json!("over:inf"),
+        json!("over:1e300"),
+        json!("Always"),
+        json!(5),
+        json!(true),
+    ] {
+        check(
+            json!({ "planning": { "approval": wrong } }),
+            "`planning.approval` in config.json: must be `never`, `always` or `over:USD`, like `over:5`, with a number from 0 to 100000",
+        );
+    }
     check(
-        json!({ "planning": { "approval": "over:5" } }),
-        "`planning.approval` in config.json: asks for approval over a cost, must be `never` (`always` and `over:USD` come with a later version)",
+        json!({ "limits": { "maxCostPerDay": "NaN" } }),
+        "`limits.maxCostPerDay` in config.json: is a string, must be a number from 0 to 100000",
+    );
+    check(
+        json!({ "codegen": { "costPerRun": -0.1 } }),
+        "`codegen.costPerRun` in config.json: is -0.1, must be a number from 0 to 100000",
     );
     check(
         json!({ "planning": { "mode": "labelled" } }),
@@ -199,6 +216,16 @@ fn a_wrong_variable_is_told_by_its_name() {
             "is NaN, must be a number from 0 to 100000",
         ),
         (
+            "CYRUS_MAX_COST_PER_TASK",
+            "-1",
+            "is -1, must be a number from 0 to 100000",
+        ),
+        (
+            "CYRUS_MAX_COST_PER_ISSUE",
+            "inf",
+            "is inf, must be a number from 0 to 100000",
+        ),
+        (
             "CYRUS_MAX_COST_PER_DAY",
             "much",
             "is no number, must be a number from 0 to 100000",
@@ -236,7 +263,7 @@ fn a_wrong_variable_is_told_by_its_name() {
         (
             "CYRUS_STRATEGY",
             "x",
-            "is `x`, must be `local-only`, `cloud-only`, `hybrid-smart` or `hybrid-parallel`",
+            "is `x`, must be `local-only`, `cloud-only`, `hybrid-smart`, `hybrid-parallel` or `cost-optimized`",
         ),
     ] {
         let error = load(CONTRACT, &[(name, value)]).expect_err(expected);

@@ -1,5 +1,6 @@
 //! What people ask for over HTTP: the switch, the reasons, the forecast, a word.
 
+mod issues;
 mod pause;
 
 use std::path::Path;
@@ -10,9 +11,10 @@ use serde_json::Value;
 use shared::config::{Configuration, Env, Live};
 use shared::engine::Engine;
 use shared::http::{Doors, router};
-use shared::issue::Time;
-use shared::ports::Clock;
+use shared::issue::{Event, Issue, IssueId, Opening, Record, Time, evolve};
+use shared::ports::{Append, Clock, Log};
 use shared::store::memory::MemoryLog;
+use shared::view;
 use shared::wire::{self, Store};
 use world::serve::Server;
 
@@ -36,6 +38,7 @@ impl Clock for Stopped {
 /// The router on loopback, over a store in memory.
 struct Door {
     server: Server,
+    log: Arc<dyn Log>,
     rung_for_all: Arc<AtomicUsize>,
     http: reqwest::Client,
 }
@@ -43,6 +46,7 @@ struct Door {
 impl Door {
     async fn open() -> Self {
         let store = Store::from(Arc::new(MemoryLog::default()));
+        let log = Arc::clone(&store.log);
         let env = Env::from_iter([
             ("HOME", "/home/somebody"),
             ("CYRUS_CONFIG_JSON", CONFIG),
@@ -75,12 +79,50 @@ impl Door {
         let server = Server::start(router(Arc::new(doors))).await;
         Self {
             server: server.expect("a port on loopback"),
+            log,
             rung_for_all,
             http: reqwest::Client::builder()
                 .no_proxy()
                 .build()
                 .expect("a client"),
         }
+    }
+
+    /// Writes events to the end of the one issue's log.
+    async fn write(&self, events: &[Event]) {
+        let id = id();
+        let mut issue = Issue::unknown(id.clone());
+        for record in self.records().await {
+            evolve(&mut issue, &record);
+        }
+        let after = issue.seq;
+        for (seq, event) in (after + 1..).zip(events) {
+            let (at, event) = (noon(), event.clone());
+            evolve(&mut issue, &Record { seq, at, event });
+        }
+        let append = Append {
+            issue: id,
+            after,
+            at: noon(),
+            events: events.to_vec(),
+            head: view::head(&issue),
+            entries: Vec::new(),
+        };
+        self.log.append(append).await.expect("written");
+    }
+
+    async fn records(&self) -> Vec<Record> {
+        self.log.read(&id(), 0).await.expect("a log")
+    }
+
+    async fn events(&self) -> Vec<Event> {
+        let records = self.records().await;
+        records.into_iter().map(|it| it.event).collect()
+    }
+
+    async fn put(&self, path: &str, body: &str) -> (u16, Value) {
+        let url = format!("{}{path}", self.server.url());
+        answer(self.http.put(url).body(body.to_owned())).await
     }
 
     async fn get(&self, path: &str) -> (u16, Value) {
@@ -97,4 +139,19 @@ impl Door {
 async fn answer(request: reqwest::RequestBuilder) -> (u16, Value) {
     let answer = request.send().await.expect("an answer");
     (answer.status().as_u16(), answer.json().await.expect("JSON"))
+}
+
+fn id() -> IssueId {
+    "id-1".into()
+}
+
+fn opened() -> Event {
+    Event::Opened(Opening {
+        session: "s1".into(),
+        identifier: "ENG-1".into(),
+        title: "Add a door".into(),
+        url: "https://linear.app/acme/issue/ENG-1".into(),
+        app_user: None,
+        at: noon(),
+    })
 }
