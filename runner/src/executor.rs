@@ -15,7 +15,7 @@ use jiff::SignedDuration;
 use shared::issue::{
     Ending, ExecutorKind, Failure, FailureClass, Fault, IssueId, RunId, Sight, Time,
 };
-use shared::ports::{Clock, Executor, Forge, Job, Message, Settlement, Started, Told};
+use shared::ports::{Clock, Executor, Forge, Health, Job, Message, Settlement, Started, Told};
 use tokio::sync::watch;
 
 use crate::environment::AgentEnv;
@@ -346,6 +346,15 @@ impl Executor for LocalExecutor {
                 "a run takes {MESSAGES_MAX} messages of {MESSAGES_BYTES_MAX} bytes together"
             ))),
             Err(Unkept::Disk(error)) => Err(transient(&error)),
+        }
+    }
+
+    async fn health(&self) -> Health {
+        let bench = self.inner.bench();
+        let taken = bench.working + bench.waiting.len();
+        Health {
+            down: None,
+            slots_free: Some(self.inner.concurrency.saturating_sub(taken)),
         }
     }
 }

@@ -331,6 +331,7 @@ async fn runs_wait_for_a_slot_in_their_order_and_can_be_stopped_there() {
     machine.concurrency = 1;
     let (mut started, mut go) = (machine.gate("started"), machine.gate("go"));
     let mut watched = machine.executor();
+    assert_eq!(watched.executor.health().await.slots_free, Some(1));
     assert!(
         watched
             .start(&machine.job("k1", TaskKind::Scoper))
@@ -351,6 +352,7 @@ async fn runs_wait_for_a_slot_in_their_order_and_can_be_stopped_there() {
     );
     started.hear().await;
     assert_eq!(watched.sight("k2").await, Sight::Waiting);
+    assert_eq!(watched.executor.health().await.slots_free, Some(0));
 
     watched.stop("k2").await;
     watched.failed_as("k2", FailureClass::Cancelled).await;
@@ -363,6 +365,7 @@ async fn runs_wait_for_a_slot_in_their_order_and_can_be_stopped_there() {
     started.hear().await;
     go.tell().await;
     watched.succeeded("k3").await;
+    assert_eq!(watched.executor.health().await.slots_free, Some(1));
     assert_eq!(machine.runs(), 2);
 }
 

@@ -8,12 +8,14 @@
 //! * [`document`]: what is said, as JSON.
 //! * `standing`: where a job stands, and what may become of it. Pure.
 //! * [`queue`]: jobs in the registers.
+//! * `heard`: which runners there are.
 //! * `orders`: the queue keeps the promises of [`Executor`](crate::ports::Executor).
 //! * [`push`]: the call to a runner that can be called.
 //! * [`routes`]: the queue over HTTP.
 
 pub mod document;
 pub mod entry;
+mod heard;
 mod orders;
 pub mod push;
 pub mod queue;
@@ -21,5 +23,6 @@ pub mod routes;
 pub mod signature;
 mod standing;
 
+pub use self::heard::RUNNER_PATIENCE_SECONDS;
 pub use self::queue::FarRunners;
 pub use self::routes::{Gate, Look};

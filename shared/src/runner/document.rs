@@ -104,7 +104,7 @@ pub struct HeartbeatDoc {
     pub runner: String,
     pub fence: u64,
     /// What it has cost so far, where that is known.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "figure")]
     pub cost_usd: Option<f64>,
     #[serde(default)]
     pub note: Option<String>,
@@ -161,7 +161,7 @@ pub struct ResultDoc {
     /// `None`: it is not known what has changed.
     #[serde(default)]
     pub changed_files: Option<Vec<String>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "figure")]
     pub cost_usd: Option<f64>,
     #[serde(default)]
     pub cost_is_estimate: bool,
@@ -356,6 +356,14 @@ fn json_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Er
         None | Some(Value::Null) => None,
         Some(Value::String(text)) => Some(text),
         Some(other) => Some(other.to_string()),
+    })
+}
+
+/// A figure, or something else that must not make the rest unheard: no number.
+fn figure<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
+    Ok(match Option::<Value>::deserialize(from)? {
+        None | Some(Value::Null) => None,
+        Some(value) => Some(value.as_f64().unwrap_or(f64::NAN)),
     })
 }
 

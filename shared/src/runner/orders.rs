@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use jiff::SignedDuration;
+use tracing::info;
 
 use super::queue::{CONFLICTS_MAX, FarRunners, JOBS, ORDERS, RESULTS, contended};
-use super::standing::{Kept, Over, Standing, cancelled};
+use super::standing::{Kept, Over, Standing};
 use crate::issue::{ExecutorKind, FailureClass, Fault, REASON_BYTES_MAX, RunId, Sight, clip};
-use crate::ports::{Executor, Job, Message, Settlement, Started, Told};
+use crate::ports::{Executor, Health, Job, Message, Settlement, Started, Told};
 
 /// What one register may hold, in bytes of JSON: DynamoDB takes 400 KB.
 pub(super) const REGISTER_BYTES_MAX: usize = 350_000;
@@ -149,7 +150,7 @@ impl Executor for FarRunners {
                 self.write(JOBS, key, Some(&Kept::Open(standing)), None, version)
                     .await
             } else {
-                let over = standing.broken_off(cancelled());
+                let over = standing.broken_off(standing.stopped());
                 self.finish(key, version, over).await
             };
             if wanted.map_err(transient)? {
@@ -181,6 +182,13 @@ impl Executor for FarRunners {
             }
         }
         Err(transient(contended(key)))
+    }
+
+    async fn health(&self) -> Health {
+        self.how_they_are().await.unwrap_or_else(|error| {
+            info!("could not find out how the runners are: {error:#}");
+            Health::default()
+        })
     }
 }
 

@@ -155,6 +155,15 @@ impl Push {
 }
 
 impl Place {
+    /// What it is called among the runners that were heard of.
+    pub(super) fn name(&self) -> String {
+        let host = self.url.host_str().unwrap_or_default();
+        match self.url.port_or_known_default() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
+    }
+
     fn may_take(&self) -> bool {
         self.rest().is_none_or(|it| it.until <= Instant::now())
     }

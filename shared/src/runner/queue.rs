@@ -6,13 +6,14 @@
 //! | `orders` | a job as it was asked for, prompt and all; written once |
 //! | `jobs` | where a job stands that has not ended |
 //! | `results` | how a job ended; kept for two weeks |
+//! | `runners` | a runner that was heard of lately |
 //!
 //! Every change of a job is one write of its register in `jobs`, by who has
 //! seen the present one. So of two runners that ask at once only one gets it,
 //! and a result and a new lease exclude each other.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -24,6 +25,7 @@ use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use super::document::{HEARTBEATS_PER_LEASE, HeardDoc, HeartbeatDoc, JobDoc, LeaseAsk, ResultDoc};
+use super::heard::Memory;
 use super::orders::REGISTER_BYTES_MAX;
 use super::push::{Answer, Push};
 use super::standing::{Kept, Over, Standing};
@@ -44,11 +46,17 @@ const OFFERS_TIME_MAX: Duration = Duration::from_secs(15);
 /// How often one change is tried again because somebody else wrote first.
 pub(super) const CONFLICTS_MAX: usize = 20;
 
+/// Jobs of which we remember that a cost was no cost.
+const WARNED_MAX: usize = 1000;
+
 /// The executor whose machines are elsewhere.
 pub struct FarRunners {
-    registers: Arc<dyn Registers>,
+    pub(super) registers: Arc<dyn Registers>,
     clock: Arc<dyn Clock>,
-    lease: SignedDuration,
+    pub(super) lease: SignedDuration,
+    pub(super) heard: Memory,
+    /// Jobs whose runner has told a cost that is none.
+    warned: Mutex<HashSet<String>>,
     /// Runners that can be called, rather than call.
     push: Option<Push>,
     /// A job has come in.
@@ -92,6 +100,8 @@ impl FarRunners {
             registers,
             clock,
             lease: SignedDuration::try_from(lease).unwrap_or(SignedDuration::MAX),
+            heard: Memory::default(),
+            warned: Mutex::default(),
             push: None,
             arrived: Notify::new(),
         }
@@ -112,6 +122,16 @@ impl FarRunners {
     /// Hands out the oldest jobs that suit this runner, as many as it has slots.
     /// `here`: the URL at which it reaches us.
     pub async fn lease(&self, ask: &LeaseAsk, here: &str) -> anyhow::Result<Vec<JobDoc>> {
+        self.hear(&ask.runner, Some(ask.slots_free)).await;
+        let leased = self.lease_some(ask, here).await?;
+        if !leased.is_empty() {
+            let slots_free = ask.slots_free.saturating_sub(leased.len());
+            self.hear(&ask.runner, Some(slots_free)).await;
+        }
+        Ok(leased)
+    }
+
+    async fn lease_some(&self, ask: &LeaseAsk, here: &str) -> anyhow::Result<Vec<JobDoc>> {
         let slots = ask.slots_free.min(JOBS_PER_LEASE_MAX);
         let mut leased = Vec::new();
         if slots == 0 {
@@ -258,9 +278,14 @@ impl FarRunners {
             };
             let at = &place.url;
             let soon = match push.post(place, &job, self.now()).await {
-                Answer::Taken => return Ok(()),
+                Answer::Taken => {
+                    self.hear(&place.name(), None).await;
+                    return Ok(());
+                }
                 Answer::NotNow(why) => {
-                    if !why.is_empty() {
+                    if why.is_empty() {
+                        self.hear(&place.name(), None).await;
+                    } else {
                         warn!(job = key, runner = %at, "the runner cannot be reached: {why}");
                     }
                     true
@@ -300,6 +325,10 @@ impl FarRunners {
             if !standing.is_of(&beat.runner, beat.fence) {
                 return Ok(Heartbeat::Stale);
             }
+            self.hear(&beat.runner, None).await;
+            if let Some(doubt) = standing.doubts(beat.cost_usd) {
+                self.warn_once(key, &beat.runner, &doubt);
+            }
             let first = standing.lease.as_ref().is_some_and(|it| !it.heard);
             let (doc, heard) = standing.heard(beat, self.now(), self.lease);
             let begun = first.then_some(standing.issue);
@@ -330,6 +359,9 @@ impl FarRunners {
             if !standing.is_of(&result.runner, result.fence) {
                 return Ok(Report::Stale);
             }
+            if let Some(doubt) = standing.doubts(result.cost_usd) {
+                self.warn_once(key, &result.runner, &doubt);
+            }
             let over = bounded(standing.ended(result.clone()))?;
             if self.finish(key, version, over).await? {
                 info!(issue = %standing.issue, job = key, "a runner has ended a job");
@@ -340,6 +372,17 @@ impl FarRunners {
             }
         }
         Err(contended(key))
+    }
+
+    /// A job's cost was not believed: said once for each job.
+    fn warn_once(&self, key: &str, runner: &str, doubt: &str) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.len() >= WARNED_MAX {
+            warned.clear();
+        }
+        if warned.insert(key.to_owned()) {
+            warn!(job = key, runner, "`cost_usd` is not believed: {doubt}");
+        }
     }
 
     /// The job ends like this, unless somebody else has written first.

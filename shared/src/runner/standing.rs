@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use super::document::{Action, HeardDoc, HeartbeatDoc, LeaseAsk, ResultDoc, usd};
-use crate::issue::{Ending, Failure, FailureClass, IssueId, Sight, Time};
+use crate::issue::{COST_USD_MAX, Ending, Failure, FailureClass, IssueId, Sight, Time};
 use crate::ports::{Job, Message};
 
 /// A job that this many runners have begun and not been heard of again is given
@@ -17,6 +17,11 @@ const UNHEARD_MAX: u32 = 20;
 /// The messages of one job, and all their bytes.
 const MESSAGES_MAX: usize = 50;
 const MESSAGES_BYTES_MAX: usize = 128 * 1024;
+/// A run that costs more than it may is stopped when it is over by this share of
+/// it, and by this much at least, in USD: agents look at their cap only between
+/// two steps, and are to end by themselves.
+const OVER_SHARE: f64 = 0.1;
+const OVER_USD_MIN: f64 = 0.05;
 /// A runner that will not have a job is offered it again after this long.
 const OFFER_AGAIN: SignedDuration = SignedDuration::from_secs(30);
 /// What a runner calls itself, in bytes.
@@ -46,8 +51,14 @@ pub(super) struct Standing {
     pub(super) fence: u64,
     /// The last one, lapsed or not.
     pub(super) lease: Option<Lease>,
-    /// A person wants no more of it.
+    /// It is to be stopped: a person wants no more of it, or it costs too much.
     pub(super) cancel: bool,
+    /// What it may cost, all leases together, USD.
+    #[serde(default)]
+    cost_max: Option<f64>,
+    /// It has cost this much, which is why it is stopped.
+    #[serde(default)]
+    over_usd: Option<f64>,
     /// What the leases before the last one have cost; `None`: nobody knows.
     pub(super) lost_usd: Option<f64>,
     /// Leases before the last one whose holders were heard, and then no more …
@@ -104,6 +115,8 @@ impl Standing {
             fence: 0,
             lease: None,
             cancel: false,
+            cost_max: job.cost_max,
+            over_usd: None,
             lost_usd: Some(0.0),
             lost: 0,
             unheard: 0,
@@ -121,15 +134,25 @@ impl Standing {
 
     /// How it looks to who asks.
     pub(super) fn sight(&self, now: Time) -> Sight {
-        let works = self
-            .lease
-            .as_ref()
-            .is_some_and(|it| it.heard && now < it.until);
-        if works {
+        if self.works(now) {
             Sight::Working
         } else {
             Sight::Waiting
         }
+    }
+
+    /// Is a runner at work on it, that has been heard?
+    pub(super) fn works(&self, now: Time) -> bool {
+        self.lease
+            .as_ref()
+            .is_some_and(|it| it.heard && now < it.until)
+    }
+
+    /// Since when nobody has had it, for one that nobody has.
+    pub(super) fn free_since(&self) -> Time {
+        let lapsed = self.lease.as_ref().map(|it| it.until);
+        let last = lapsed.into_iter().chain(self.silent_since).max();
+        last.unwrap_or(self.queued_at).max(self.queued_at)
     }
 
     /// How it ends because of what has not happened: nobody holds it, and
@@ -146,7 +169,7 @@ impl Standing {
             message,
         };
         let failure = if self.cancel {
-            cancelled()
+            self.stopped()
         } else if last.lost >= LOST_MAX {
             let n = last.lost;
             lost(format!(
@@ -261,6 +284,8 @@ impl Standing {
         length: SignedDuration,
     ) -> (HeardDoc, Option<Self>) {
         let mut heard = self.clone();
+        let over = self.over_cap(usd(beat.cost_usd));
+        let over = over.filter(|_| !self.cancel);
         let (mut worth_it, mut until) = (false, now);
         let mut message = None;
         if let Some(lease) = &mut heard.lease {
@@ -278,6 +303,8 @@ impl Standing {
                 lease.passed_on += 1;
                 worth_it = true;
             }
+            // Whatever else: what stops a run is written.
+            worth_it |= over.is_some();
             if worth_it {
                 lease.heard = true;
                 lease.runner = Some(beat.runner.clone());
@@ -289,6 +316,9 @@ impl Standing {
                     .reduce(f64::max);
             }
             until = lease.until;
+        }
+        if over.is_some() {
+            (heard.cancel, heard.over_usd) = (true, over);
         }
         heard.silent_since = None;
         let message = message.filter(|_| !heard.cancel);
@@ -326,6 +356,20 @@ impl Standing {
         let by = Some((result.runner.clone(), result.fence));
         let heard = result.heard.clone().unwrap_or_default();
         let mut ending = result.into_ending(&self.branch);
+        // A figure that shrinks is not believed, and what was told before is no end.
+        let before = self.lease.as_ref().and_then(|it| it.cost_usd);
+        if let (Some(cost), Some(before)) = (ending.cost_usd, before)
+            && cost < before
+        {
+            ending.cost_usd = Some(before);
+            ending.cost_is_estimate = true;
+        }
+        if let Err(failure) = &mut ending.result
+            && failure.class == FailureClass::Cancelled
+            && self.over_usd.is_some()
+        {
+            *failure = self.stopped();
+        }
         ending.cost_usd = sum(self.lost_usd, ending.cost_usd);
         ending.cost_is_estimate |= self.lost > 0;
         let passed_on = self.lease.as_ref().map_or(0, |it| it.passed_on);
@@ -339,6 +383,44 @@ impl Standing {
             issue: self.issue.clone(),
             by,
             ending,
+        }
+    }
+
+    /// Why a cost that its holder tells is not to be believed.
+    pub(super) fn doubts(&self, cost: Option<f64>) -> Option<String> {
+        let cost = cost?;
+        let before = self.lease.as_ref().and_then(|it| it.cost_usd);
+        match before {
+            _ if usd(Some(cost)).is_none() => {
+                Some(format!("{cost} is no figure from 0 to {COST_USD_MAX}"))
+            }
+            Some(before) if cost < before => Some(format!("{cost} after {before}")),
+            Some(_) | None => None,
+        }
+    }
+
+    /// What it has cost in all, if that is over what it may cost by more than
+    /// can happen to an honest agent.
+    fn over_cap(&self, cost: Option<f64>) -> Option<f64> {
+        let (cost, max) = (cost? + self.lost_usd.unwrap_or(0.0), self.cost_max?);
+        let margin = (max * OVER_SHARE).max(OVER_USD_MIN);
+        (cost > max + margin).then_some(cost)
+    }
+
+    /// How it ends when it is stopped.
+    pub(super) fn stopped(&self) -> Failure {
+        match (self.over_usd, self.cost_max) {
+            (Some(over), Some(max)) => Failure {
+                class: FailureClass::Budget,
+                message: format!(
+                    "the run had cost {over:.2} USD of the {max:.2} USD that it may cost, and \
+                     was stopped"
+                ),
+            },
+            _ => Failure {
+                class: FailureClass::Cancelled,
+                message: "the run was stopped".into(),
+            },
         }
     }
 
@@ -359,13 +441,6 @@ impl Over {
         self.by
             .as_ref()
             .is_some_and(|by| *by == (runner.to_owned(), fence))
-    }
-}
-
-pub(super) fn cancelled() -> Failure {
-    Failure {
-        class: FailureClass::Cancelled,
-        message: "the run was stopped".into(),
     }
 }
 

@@ -5,6 +5,7 @@
 #[expect(dead_code, reason = "other tests use the rest")]
 mod common;
 mod door;
+mod health;
 mod leases;
 mod money;
 mod promises;
