@@ -77,16 +77,24 @@ struct Job<'a> {
     id: &'a TaskId,
     /// Positions of what it depends on; `None`: something that will never be.
     depends_on: Option<Vec<usize>>,
-    executor: ExecutorKind,
+    place: Place,
+    /// Where it goes while no slot is free on the team's machine.
+    when_full: Place,
     /// How many tasks the longest way from here has.
     depth: usize,
     stage: Stage,
-    success_rate: f64,
-    usd_per_run: f64,
-    seconds_per_run: f64,
     runs_max: u32,
     /// From the end of its last run.
     after_seconds: f64,
+}
+
+/// Where runs are made, and how they go there.
+#[derive(Clone, Copy)]
+struct Place {
+    executor: ExecutorKind,
+    success_rate: f64,
+    usd_per_run: f64,
+    seconds_per_run: f64,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -113,61 +121,39 @@ fn jobs<'a>(issue: &'a Issue, policy: &Policy, conditions: &Conditions, now: Tim
         .collect();
     let positions: BTreeMap<&TaskId, usize> = left.iter().map(|it| &it.spec.id).zip(0..).collect();
     let depths = depths(left.iter().map(|it| it.spec.as_ref()));
-    let until = |at: Time| at.duration_since(now).as_secs_f64().max(0.0);
-    let since = |at: Time| now.duration_since(at).as_secs_f64().max(0.0);
+    // Slots that others hold now will be free again.
+    let (mut open, mut full) = (conditions.clone(), conditions.clone());
+    for (conditions, slots) in [(&mut open, 1), (&mut full, 0)] {
+        let local = ExecutorKind::Local;
+        let executors = conditions.executors.iter_mut();
+        for it in executors.filter(|it| it.kind == local && it.slots_free.is_some()) {
+            it.slots_free = Some(slots);
+        }
+    }
     let job = |task: &&'a Task| {
-        let spec = task.spec.as_ref();
-        let ask = Ask {
-            spec,
-            lost: task.lost,
-            fits: ExecutorKind::ALL,
+        let stage = stage(task, now);
+        let ahead = matches!(stage, Stage::Ahead(_));
+        let place = |conditions: &Conditions| match task.executor.filter(|_| !ahead) {
+            Some(executor) => Place::of(executor, task, conditions),
+            None => Place::of(chosen(task, conditions), task, conditions),
         };
-        let stage = match &task.state {
-            TaskState::Starting { .. } => Stage::UnderWay(0.0),
-            TaskState::Running { begun, .. } => Stage::UnderWay(begun.map_or(0.0, since)),
-            TaskState::Todo => Stage::Ahead(task.not_before.map_or(0.0, until)),
-            TaskState::Seeking { .. }
-            | TaskState::Judging
-            | TaskState::Approved { .. }
-            | TaskState::Merging { .. }
-            | TaskState::Ready
-            | TaskState::Merged
-            | TaskState::Succeeded
-            | TaskState::Failed
-            | TaskState::Skipped
-            | TaskState::Cancelled => Stage::Checked,
-        };
-        let chosen = match route(&ask, conditions) {
-            Choice::Go { executor, .. } | Choice::Wait { executor, .. } => executor,
-        };
-        let executor = match stage {
-            Stage::Ahead(_) => chosen,
-            Stage::UnderWay(_) | Stage::Checked => task.executor.unwrap_or(chosen),
-        };
-        let begun = match stage {
-            Stage::Ahead(_) => task.attempt,
-            Stage::UnderWay(_) | Stage::Checked => task.attempt.saturating_sub(1),
+        let begun = if ahead {
+            task.attempt
+        } else {
+            task.attempt.saturating_sub(1)
         };
         let awaited = |on: &&TaskId| !issue.task(on).is_some_and(Task::achieved);
         let position = |on: &TaskId| positions.get(on).copied();
-        let cell = Cell::of(executor, spec);
-        let history = &conditions.history;
+        let depends_on = task.spec.depends_on.iter().filter(awaited);
         Job {
-            id: &spec.id,
-            depends_on: spec
-                .depends_on
-                .iter()
-                .filter(awaited)
-                .map(position)
-                .collect(),
-            executor,
-            depth: depths[&spec.id],
+            id: &task.spec.id,
+            depends_on: depends_on.map(position).collect(),
+            place: place(&open),
+            when_full: place(&full),
+            depth: depths[&task.spec.id],
             stage,
-            success_rate: history.success_rate(cell),
-            usd_per_run: history.usd_per_run(cell, conditions.rules.cost_per_run),
-            seconds_per_run: history.seconds_per_run(cell),
             runs_max: policy.attempts_max.saturating_sub(begun).clamp(1, RUNS_MAX),
-            after_seconds: if spec.kind.makes_pull() {
+            after_seconds: if task.spec.kind.makes_pull() {
                 CHECKS_AND_MERGE_SECONDS
             } else {
                 0.0
@@ -177,13 +163,57 @@ fn jobs<'a>(issue: &'a Issue, policy: &Policy, conditions: &Conditions, now: Tim
     left.iter().map(job).collect()
 }
 
+fn stage(task: &Task, now: Time) -> Stage {
+    let until = |at: Time| at.duration_since(now).as_secs_f64().max(0.0);
+    let since = |at: Time| now.duration_since(at).as_secs_f64().max(0.0);
+    match &task.state {
+        TaskState::Starting { .. } => Stage::UnderWay(0.0),
+        TaskState::Running { begun, .. } => Stage::UnderWay(begun.map_or(0.0, since)),
+        TaskState::Todo => Stage::Ahead(task.not_before.map_or(0.0, until)),
+        TaskState::Seeking { .. }
+        | TaskState::Judging
+        | TaskState::Approved { .. }
+        | TaskState::Merging { .. }
+        | TaskState::Ready
+        | TaskState::Merged
+        | TaskState::Succeeded
+        | TaskState::Failed
+        | TaskState::Skipped
+        | TaskState::Cancelled => Stage::Checked,
+    }
+}
+
+fn chosen(task: &Task, conditions: &Conditions) -> ExecutorKind {
+    let ask = Ask {
+        spec: &task.spec,
+        lost: task.lost,
+        fits: ExecutorKind::ALL,
+    };
+    match route(&ask, conditions) {
+        Choice::Go { executor, .. } | Choice::Wait { executor, .. } => executor,
+    }
+}
+
+impl Place {
+    fn of(executor: ExecutorKind, task: &Task, conditions: &Conditions) -> Self {
+        let cell = Cell::of(executor, &task.spec);
+        let history = &conditions.history;
+        Self {
+            executor,
+            success_rate: history.success_rate(cell),
+            usd_per_run: history.usd_per_run(cell, conditions.rules.cost_per_run),
+            seconds_per_run: history.seconds_per_run(cell),
+        }
+    }
+}
+
 impl Bounds {
     fn of(jobs: &[Job<'_>], policy: &Policy, conditions: &Conditions) -> Self {
         let local = conditions.executor(ExecutorKind::Local);
         let ours = |job: &&Job<'_>| {
-            job.executor == ExecutorKind::Local && matches!(job.stage, Stage::UnderWay(_))
+            job.place.executor == ExecutorKind::Local && matches!(job.stage, Stage::UnderWay(_))
         };
-        // Slots that others hold will be free again: there is one at least.
+        // There is one at least, or nothing would ever end.
         let slots = |free: usize| (free + jobs.iter().filter(ours).count()).max(1);
         Self {
             parallel: policy.parallel_max.max(1),
@@ -205,6 +235,7 @@ enum Played {
     NotYet,
     /// Its last run ends then; `achieved`: its dependents may start then.
     Begun {
+        executor: ExecutorKind,
         ends: f64,
         achieved: Option<f64>,
     },
@@ -230,34 +261,40 @@ fn play(jobs: &[Job<'_>], bounds: &Bounds, draw: u64) -> CameTo {
             if played[at] != Played::NotYet {
                 continue;
             }
+            let mut place = job.place;
             if let Stage::Ahead(from) = job.stage {
-                if !ready(job, &played, now) {
+                let (busy, busy_local) = at_work(&played, now);
+                if busy >= bounds.parallel || !ready(job, &played, now) {
                     continue;
                 }
-                let opens = from.max(rate_opens(job, &cloud_starts));
+                if busy_local >= bounds.local_slots {
+                    place = job.when_full;
+                    if place.executor == ExecutorKind::Local {
+                        continue;
+                    }
+                }
+                let opens = from.max(rate_opens(place.executor, &cloud_starts));
                 if opens > now {
                     next = next.min(opens);
                     continue;
                 }
-                if !room(job, jobs, &played, bounds, now) {
-                    continue;
-                }
-                if job.executor == ExecutorKind::Codegen {
+                if place.executor == ExecutorKind::Codegen {
                     cloud_starts.push(now);
                 }
             }
-            let work = work(job, at, draw);
+            let work = work(job, &place, at, draw);
             usd += work.usd;
             let ends = now + work.seconds;
             let over = ends + job.after_seconds;
             played[at] = Played::Begun {
+                executor: place.executor,
                 ends,
                 achieved: work.achieves.then_some(over),
             };
             last = last.max(if work.achieves { over } else { ends });
         }
         for it in &played {
-            if let Played::Begun { ends, achieved } = it {
+            if let Played::Begun { ends, achieved, .. } = it {
                 let moments = [Some(*ends), *achieved];
                 let later = moments.into_iter().flatten().filter(|it| *it > now);
                 next = later.fold(next, f64::min);
@@ -279,21 +316,24 @@ fn ready(job: &Job<'_>, played: &[Played], now: f64) -> bool {
         .is_some_and(|all| all.iter().all(achieved))
 }
 
-fn room(job: &Job<'_>, jobs: &[Job<'_>], played: &[Played], bounds: &Bounds, now: f64) -> bool {
-    let at_work = jobs.iter().zip(played);
-    let at_work = at_work.filter(|(_, it)| matches!(it, Played::Begun { ends, .. } if *ends > now));
-    let (mut all, mut local) = (0, 0);
-    for (other, _) in at_work {
-        all += 1;
-        local += usize::from(other.executor == ExecutorKind::Local);
+/// How many runs there are at this moment, and how many of them on the team's machine.
+fn at_work(played: &[Played], now: f64) -> (usize, usize) {
+    let mut busy = (0, 0);
+    for it in played {
+        if let Played::Begun { executor, ends, .. } = it
+            && *ends > now
+        {
+            busy.0 += 1;
+            busy.1 += usize::from(*executor == ExecutorKind::Local);
+        }
     }
-    all < bounds.parallel && (job.executor != ExecutorKind::Local || local < bounds.local_slots)
+    busy
 }
 
 /// When the rate lets another run begin in the cloud.
-fn rate_opens(job: &Job<'_>, cloud_starts: &[f64]) -> f64 {
+fn rate_opens(executor: ExecutorKind, cloud_starts: &[f64]) -> f64 {
     let bound = cloud_starts.iter().rev().nth(CLOUD_STARTS - 1);
-    match bound.filter(|_| job.executor == ExecutorKind::Codegen) {
+    match bound.filter(|_| executor == ExecutorKind::Codegen) {
         Some(start) => start + CLOUD_STARTS_SECONDS,
         None => 0.0,
     }
@@ -306,7 +346,7 @@ struct Work {
 }
 
 /// The runs of a job in this draw.
-fn work(job: &Job<'_>, at: usize, draw: u64) -> Work {
+fn work(job: &Job<'_>, place: &Place, at: usize, draw: u64) -> Work {
     let mut work = Work {
         usd: 0.0,
         seconds: 0.0,
@@ -319,13 +359,13 @@ fn work(job: &Job<'_>, at: usize, draw: u64) -> Work {
     for run in 0..job.runs_max {
         let chance = |of: u64| chance([draw, at as u64, u64::from(run), of]);
         let size = 1.0 + RUN_SPREAD * (2.0 * chance(0) - 1.0);
-        work.seconds += job.seconds_per_run * size;
-        work.usd += if job.executor.reports_cost() {
-            job.usd_per_run * size
+        work.seconds += place.seconds_per_run * size;
+        work.usd += if place.executor.reports_cost() {
+            place.usd_per_run * size
         } else {
-            job.usd_per_run
+            place.usd_per_run
         };
-        work.achieves = chance(1) < job.success_rate;
+        work.achieves = chance(1) < place.success_rate;
         if work.achieves {
             break;
         }
@@ -372,7 +412,8 @@ fn rounded(figure: f64) -> f64 {
 
 /// The way through what is left that usually takes longest.
 fn critical_path(issue: &Issue, jobs: &[Job<'_>]) -> Vec<TaskId> {
-    let usual = |job: &Job<'_>| job.seconds_per_run / job.success_rate + job.after_seconds;
+    let usual =
+        |job: &Job<'_>| job.place.seconds_per_run / job.place.success_rate + job.after_seconds;
     let mut ways: Vec<f64> = jobs.iter().map(usual).collect();
     let mut then: Vec<Option<usize>> = vec![None; jobs.len()];
     // A graph of n tasks settles within n rounds.

@@ -169,6 +169,35 @@ fn places_and_slots_bound_what_goes_on_at_once() {
 }
 
 #[test]
+fn small_tasks_that_find_no_slot_go_to_the_cloud_under_hybrid_smart() {
+    let mut small = fan(8);
+    for task in &mut small {
+        let mut spec = task.spec.as_ref().clone();
+        spec.complexity = Some(Complexity::Low);
+        task.spec = Arc::new(spec);
+    }
+    let small = issue(small, policy(10, 1));
+    let forecast = |strategy, slots| {
+        let mut conditions = unknown(strategy);
+        conditions.executors[0].slots_free = slots;
+        of(&small, &conditions)
+    };
+    let cloud = forecast(Strategy::CloudOnly, None).cost_usd;
+    let local = forecast(Strategy::LocalOnly, None).cost_usd;
+    let smart = Strategy::HybridSmart;
+    // Two of eight stay; each in the cloud costs 0.40.
+    let mixed = forecast(smart, Some(2));
+    assert!(
+        mixed.cost_usd.expected > local.expected + 1.0
+            && mixed.cost_usd.expected < cloud.expected - 0.3,
+        "{mixed:?}"
+    );
+    assert_eq!(forecast(smart, None).cost_usd, local);
+    let queued = forecast(Strategy::LocalOnly, Some(2)).minutes;
+    assert!(mixed.minutes.expected < queued.expected, "{mixed:?}");
+}
+
+#[test]
 fn the_rate_of_the_cloud_bounds_a_large_fan_out() {
     let minutes = |tasks| {
         let forecast = of(
