@@ -137,6 +137,9 @@ impl Executor for Client {
             // Perhaps the repository has another number by now.
             lock(&self.repositories).remove(&job.repository.slug.to_lowercase());
         }
+        if answer.status == StatusCode::NOT_FOUND {
+            return Err(without_repository(job, &answer.describe()));
+        }
         Err(answer.fault())
     }
 
@@ -195,6 +198,10 @@ impl Executor for Client {
             .await
     }
 
+    /// `ban` is the only stop there is, and it does more: it stops all agents on
+    /// the run's pull request, and Codegen minds that pull request's checks no
+    /// more. Both are ours: a task has its own branch. What it answers says
+    /// nothing, so the run is watched until it is seen to have ended.
     async fn stop(&self, run: &RunId) -> Result<(), Fault> {
         let body = json!({ "agent_run_id": number(run)? });
         let path = self.path(&["agent", "run", "ban"])?;
@@ -305,14 +312,7 @@ impl Client {
                 break;
             }
         }
-        Err(Fault::Permanent {
-            class: FailureClass::Invalid,
-            why: format!(
-                "Codegen does not know the repository `{}`: connect it to the organization in \
-                 Codegen's settings, or use the strategy local-only",
-                clip(&job.repository.slug, NAME_BYTES_MAX)
-            ),
-        })
+        Err(without_repository(job, "it is not in its list"))
     }
 
     /// The newest runs, until all that are wanted have been seen; and why it
@@ -428,6 +428,18 @@ fn prompt(job: &Job) -> String {
             "{}\n\nEnd with your answer as one JSON object in a ```json block. It must satisfy \
              this JSON Schema:\n\n```json\n{schema}\n```\n",
             job.prompt
+        ),
+    }
+}
+
+/// The repository cannot be worked on there; no other run would fare better.
+fn without_repository(job: &Job, why: &str) -> Fault {
+    Fault::Permanent {
+        class: FailureClass::Invalid,
+        why: format!(
+            "Codegen does not know the repository `{}` ({why}): connect it to the organization \
+             in Codegen's settings, or use the strategy local-only",
+            clip(&job.repository.slug, NAME_BYTES_MAX)
         ),
     }
 }

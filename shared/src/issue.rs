@@ -281,7 +281,7 @@ words_enum! {
         Auth = "auth",
         /// The plan or the credit of the provider is used up.
         Quota = "quota",
-        /// Our request or our configuration is wrong.
+        /// Our request or our configuration is wrong, or the repository is not to be had.
         Invalid = "invalid",
         /// The agent gave up, or what it made is not usable.
         Agent = "agent",
@@ -289,7 +289,9 @@ words_enum! {
         Limit = "limit",
         /// The money cap of the run was reached.
         Budget = "budget",
+        /// Its time is over, whether it was at work or stuck.
         Timeout = "timeout",
+        /// The model would not do it.
         Refusal = "refusal",
         /// The provider or its model service is down.
         Outage = "outage",
@@ -314,13 +316,16 @@ impl FailureClass {
     /// Could a fresh run of the same task go better?
     pub fn worth_another_run(self) -> bool {
         match self {
-            Self::Agent | Self::Limit | Self::Timeout | Self::Outage | Self::Lost => true,
-            Self::Auth
-            | Self::Quota
-            | Self::Invalid
-            | Self::Budget
-            | Self::Refusal
-            | Self::Cancelled => false,
+            // An agent does not do the same twice, and is told what went wrong.
+            Self::Agent | Self::Limit | Self::Timeout => true,
+            // Nothing is wrong with the task.
+            Self::Outage | Self::Lost => true,
+            // Another run would fail like this one until a person has seen to it.
+            Self::Auth | Self::Quota | Self::Invalid => false,
+            // It would spend as much, and be no better.
+            Self::Budget => false,
+            // No is an answer.
+            Self::Refusal | Self::Cancelled => false,
         }
     }
 }

@@ -176,54 +176,62 @@ mod tests {
         Run::read(&value).expect("a run").into_sight()
     }
 
+    /// Every status that Codegen is known to give, and what is none: has the run
+    /// ended, and as what failure?
     #[test]
-    fn statuses_mean_the_same_in_any_case() {
-        let waiting =
-            |word: &str| assert_eq!(sight(json!({ "id": 1, "status": word })), Sight::Waiting);
-        let working =
-            |word: &str| assert_eq!(sight(json!({ "id": 1, "status": word })), Sight::Working);
-        let failed = |word: &str, class: FailureClass| {
-            let Sight::Ended(Ending {
-                result: Err(failure),
-                cost_usd: None,
-                cost_is_estimate: false,
-            }) = sight(json!({ "id": 1, "status": word }))
-            else {
-                panic!("{word} is a failure");
-            };
-            assert_eq!(failure.class, class, "{word}");
-        };
-        waiting("PENDING");
-        waiting("pending");
-        for word in [
-            "ACTIVE",
-            "Running",
-            "evaluation",
-            "PAUSED",
-            "SOMETHING_NEW",
-            "",
+    fn every_status_has_its_meaning_in_any_case() {
+        use FailureClass::{Agent, Cancelled, Limit, Timeout};
+        const WORKS: (bool, Option<FailureClass>) = (false, None);
+        const SUCCEEDED: (bool, Option<FailureClass>) = (true, None);
+        let failed = |class| (true, Some(class));
+        let table = [
+            ("PENDING", WORKS),
+            ("QUEUED", WORKS),
+            ("ACTIVE", WORKS),
+            ("RUNNING", WORKS),
+            ("EVALUATION", WORKS),
+            // Waits for a person over there, or nobody knows: its deadline ends it.
+            ("PAUSED", WORKS),
+            ("SOMETHING_NEW", WORKS),
+            ("", WORKS),
+            ("COMPLETE", SUCCEEDED),
+            ("COMPLETED", SUCCEEDED),
+            ("ERROR", failed(Agent)),
+            ("FAILED", failed(Agent)),
+            ("CANCELLED", failed(Cancelled)),
+            ("CANCELED", failed(Cancelled)),
+            ("STOPPED", failed(Cancelled)),
+            ("TIMEOUT", failed(Timeout)),
+            ("MAX_ITERATIONS_REACHED", failed(Limit)),
+            ("OUT_OF_TOKENS", failed(Limit)),
+        ];
+        for (status, expected) in table {
+            let mut title = status.to_lowercase();
+            title.get_mut(..1).map(str::make_ascii_uppercase);
+            for word in [status, &status.to_lowercase(), &title] {
+                let run = json!({ "id": 1, "status": word });
+                let ended = Run::read(&run).expect("a run").has_ended();
+                let class = match sight(run) {
+                    Sight::Ended(ending) => {
+                        assert_eq!(ending.cost_usd, None, "{word}");
+                        ending.result.err().map(|it| it.class)
+                    }
+                    Sight::Waiting => {
+                        assert!(matches!(status, "PENDING" | "QUEUED"), "{word}");
+                        None
+                    }
+                    Sight::Working | Sight::Gone => None,
+                };
+                assert_eq!((ended, class), expected, "{word}");
+            }
+        }
+        for none in [
+            json!({ "id": 1, "status": null }),
+            json!({ "id": 1 }),
+            json!({ "id": 1, "status": 7 }),
         ] {
-            working(word);
+            assert_eq!(sight(none), Sight::Working);
         }
-        failed("ERROR", FailureClass::Agent);
-        failed("failed", FailureClass::Agent);
-        failed("Cancelled", FailureClass::Cancelled);
-        failed("STOPPED", FailureClass::Cancelled);
-        failed("timeout", FailureClass::Timeout);
-        failed("MAX_ITERATIONS_REACHED", FailureClass::Limit);
-        failed("out_of_tokens", FailureClass::Limit);
-        for word in ["COMPLETE", "completed", "Complete"] {
-            assert!(
-                matches!(
-                    sight(json!({ "id": 1, "status": word })),
-                    Sight::Ended(Ending { result: Ok(_), .. })
-                ),
-                "{word}"
-            );
-        }
-        assert_eq!(sight(json!({ "id": 1, "status": null })), Sight::Working);
-        assert_eq!(sight(json!({ "id": 1 })), Sight::Working);
-        assert_eq!(sight(json!({ "id": 1, "status": 7 })), Sight::Working);
     }
 
     #[test]
