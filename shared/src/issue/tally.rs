@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use super::money::micros;
 use super::{
-    Effect, Event, ExecutorKind, Fault, Issue, Owed, Record, Seq, Task, TaskId, TaskState, Time,
+    Effect, Event, ExecutorKind, Fault, Issue, Owed, Record, Seq, StopReason, Stopping, Task,
+    TaskId, TaskState, Time,
 };
 
 /// The sums of one round.
@@ -17,7 +18,7 @@ pub struct Tally {
     pub greeted_at: Option<Time>,
     /// From when to when runs worked, in the order of their ends.
     pub runs: Vec<(Time, Time)>,
-    /// The runs of each task, where they were made.
+    /// The runs of each task, where they were made; without those that a pause cut short.
     pub work: BTreeMap<(TaskId, ExecutorKind), Work>,
     /// Effects at Linear that were tried.
     pub linear_calls: i64,
@@ -73,12 +74,16 @@ pub(super) fn count(issue: &mut Issue, record: &Record) {
         && let Some(was) = issue.task(task)
         && let (Some(from), Some(executor)) = (was.works_since(), was.executor)
     {
+        // A run that a pause cut short says nothing of how such runs go.
+        let cut_short = was.stopped_for(StopReason::Paused);
         issue.tally.runs.push((from, *at));
-        let work = issue.tally.work.entry((task.clone(), executor));
-        let work = work.or_default();
-        work.runs += 1;
-        work.micros += micros(*cost_usd);
-        work.seconds += seconds(from, *at).max(0);
+        if !cut_short {
+            let work = issue.tally.work.entry((task.clone(), executor));
+            let work = work.or_default();
+            work.runs += 1;
+            work.micros += micros(*cost_usd);
+            work.seconds += seconds(from, *at).max(0);
+        }
     }
 }
 
@@ -97,6 +102,16 @@ impl Task {
         } else {
             None
         }
+    }
+
+    fn stopped_for(&self, reason: StopReason) -> bool {
+        matches!(
+            self.state,
+            TaskState::Running {
+                stopping: Some(Stopping { reason: why, .. }),
+                ..
+            } if why == reason
+        )
     }
 }
 
