@@ -1,10 +1,15 @@
 //! End to end: the real binary, a real git repository, real processes; Linear,
 //! GitHub and Codegen are the world's.
 
+mod agents;
+mod approval;
 mod carry;
 mod claude;
 mod doctor;
+mod fallback;
 mod far;
+mod money;
+mod people;
 mod pushed;
 mod town;
 
