@@ -22,11 +22,11 @@ use jiff::SignedDuration;
 use tracing::{debug, error, info};
 
 use self::blind::Blind;
-use self::conditions::Known;
 pub use self::call::effect_id;
+use self::conditions::Known;
 use crate::issue::{
-    Conditions, Draft, Due, Event, ExecutorKind, Fault, Input, Issue, IssueId, LEASE_SECONDS_MAX, RunId, Seq,
-    TaskId, Time, Watch, pace, words,
+    Conditions, Draft, Due, Event, ExecutorKind, Fault, Input, Issue, IssueId, LEASE_SECONDS_MAX,
+    RunId, Seq, TaskId, Time, Watch, pace, words,
 };
 use crate::ports::{Append, AppendError, Executor, Hands, PullAsk, Torn, WhichPull};
 use crate::{stats, view};
@@ -420,12 +420,7 @@ impl Engine {
 
     /// One step: decide on the inputs, claim what is due if something may begin,
     /// and write all of it at once.
-    async fn step(
-        &self,
-        id: &IssueId,
-        inputs: Vec<Input>,
-        begins: Begins,
-    ) -> anyhow::Result<Step> {
+    async fn step(&self, id: &IssueId, inputs: Vec<Input>, begins: Begins) -> anyhow::Result<Step> {
         let (mut refused_after, mut contradictions) = (None, 0);
         let mut over_limit = false;
         for _ in 0..CONFLICTS_MAX {

@@ -24,8 +24,8 @@ use crate::config::Live;
 use crate::engine::{Engine, Heard};
 use crate::issue::{IssueId, Time};
 use crate::linear::webhook::{self, Refused};
-use crate::stats::{self, WebhookRefusal};
 use crate::runner;
+use crate::stats::{self, WebhookRefusal};
 
 /// The largest body of a webhook, in bytes (contract, section 4).
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;

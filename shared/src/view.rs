@@ -8,9 +8,7 @@ pub mod status;
 
 use serde::Serialize;
 
-use crate::issue::{
-    Conditions, ExecutorKind, Issue, Record, Scope, Task, Time, route, usd, words,
-};
+use crate::issue::{Conditions, ExecutorKind, Issue, Record, Scope, Task, Time, route, usd, words};
 use crate::ports::Head;
 
 /// `GET /api/v1/issues/{issue}`.

@@ -1,6 +1,7 @@
 //! Making one effect: the only place where the outside world is changed, and
 //! only for what was requested and claimed in the log.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
@@ -10,7 +11,8 @@ use uuid::Uuid;
 use super::Engine;
 use crate::issue::{
     AgentPolicy, Briefing, Due, Effect, ExecutorKind, FailureClass, Fault, How, Input, Issue,
-    LEASE_SECONDS, MergeMethod, Outcome, Pause, PlanWord, PullState, Seq, Task, TaskId, frame, words,
+    LEASE_SECONDS, MergeMethod, Outcome, Pause, PlanWord, PullState, Seq, Task, TaskId, frame,
+    words,
 };
 use crate::pause;
 use crate::ports::{
@@ -284,8 +286,15 @@ fn bug(why: String) -> Fault {
     }
 }
 
+/// Each task with its cost, and behind the first one what it all came to so far.
 fn plan_items(issue: &Issue) -> Vec<PlanItem> {
-    issue.tasks.iter().map(plan_item).collect()
+    let mut items: Vec<PlanItem> = issue.tasks.iter().map(plan_item).collect();
+    if let [first, _, ..] = items.as_mut_slice()
+        && issue.spent_usd > 0.0
+    {
+        let _ = write!(first.content, ", ${:.2} in all", issue.spent_usd);
+    }
+    items
 }
 
 fn plan_item(task: &Task) -> PlanItem {
@@ -302,8 +311,13 @@ fn plan_item(task: &Task) -> PlanItem {
         PlanWord::Skipped => " (skipped)",
         PlanWord::Pending | PlanWord::InProgress | PlanWord::Completed | PlanWord::Cancelled => "",
     };
+    let cost = if task.cost_usd > 0.0 {
+        format!(" (${:.2})", task.cost_usd)
+    } else {
+        String::new()
+    };
     PlanItem {
-        content: format!("{}{note}", task.spec.title),
+        content: format!("{}{note}{cost}", task.spec.title),
         status,
     }
 }

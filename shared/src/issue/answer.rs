@@ -75,7 +75,11 @@ pub(super) fn read(question: Question, text: &str) -> Option<Answer> {
 /// The first amount in a text, USD.
 fn figure(text: &str) -> Option<f64> {
     text.split_whitespace()
-        .filter_map(|it| it.trim_matches(|c: char| !c.is_ascii_digit()).parse::<f64>().ok())
+        .filter_map(|it| {
+            it.trim_matches(|c: char| !c.is_ascii_digit())
+                .parse::<f64>()
+                .ok()
+        })
         .find(|usd| *usd > 0.0 && *usd <= COST_USD_MAX)
 }
 

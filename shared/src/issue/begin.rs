@@ -13,7 +13,8 @@ use super::route::{Ask, Choice, route};
 use super::state::{Consent, Waiting};
 use super::understand::tell;
 use super::{
-    Activity, Draft, Effect, Event, ExecutorKind, Pause, Task, TaskId, TaskKind, TaskState, words,
+    Activity, Draft, Effect, Event, ExecutorKind, Issue, Pause, Task, TaskId, TaskKind, TaskState,
+    words,
 };
 
 /// People are told when so many percent of a limit are spent.
@@ -133,7 +134,10 @@ fn dispatch(draft: &mut Draft, conditions: &Conditions, waits: &mut Waits) {
         };
         match purse.admit(task, executor) {
             Ok(reserved) => {
-                let free = conditions.executors.iter_mut().find(|it| it.kind == executor);
+                let free = conditions
+                    .executors
+                    .iter_mut()
+                    .find(|it| it.kind == executor);
                 if let Some(slots) = free.and_then(|it| it.slots_free.as_mut()) {
                     *slots = slots.saturating_sub(1);
                 }
@@ -217,7 +221,7 @@ fn wait(draft: &mut Draft, waits: Waits) {
         .issue
         .waits
         .keys()
-        .filter(|on| !waits.contains_key(on))
+        .filter(|on| !waits.contains_key(on) && !tries(&draft.issue, **on))
         .copied()
         .collect();
     for on in over {
@@ -234,6 +238,17 @@ fn wait(draft: &mut Draft, waits: Waits) {
         if let Some(activity) = activity.filter(|_| told && !draft.issue.reported) {
             draft.say(activity);
         }
+    }
+}
+
+/// Is it just being tried whether the executor takes something again?
+fn tries(issue: &Issue, on: Wait) -> bool {
+    let starting = |task: &Task, executor| {
+        matches!(task.state, TaskState::Starting { .. }) && task.executor == Some(executor)
+    };
+    match on {
+        Wait::Executor(executor) => issue.tasks.iter().any(|it| starting(it, executor)),
+        Wait::Pause | Wait::Money(_) => false,
     }
 }
 
@@ -256,6 +271,10 @@ fn alert(draft: &mut Draft, conditions: &Conditions) {
     }
     if let Some((percent, spent, max)) = reached(Scope::Day)
         && conditions.day.alerted.iter().all(|it| *it < percent)
+        && draft
+            .issue
+            .alerted_of_day
+            .is_none_or(|told| told < (conditions.day.date, percent))
     {
         alerts.push((Scope::Day, percent, Some(conditions.day.date), spent, max));
     }

@@ -8,9 +8,8 @@ use jiff::SignedDuration;
 use super::owed::{Doubt, Owed};
 use super::state::{Consent, Pull, Waiting};
 use super::{
-    Activity, Claim, Effect, Event, Failure, FailureClass, Fault, Issue, Outcome, Record, Scope,
-    Seq, SessionId, Settled, Spec, StopReason, Stopping, Task, TaskId, TaskKind, TaskState, Time,
-    words,
+    Activity, Claim, Effect, Event, Failure, FailureClass, Fault, Issue, Outcome, Record, Seq,
+    SessionId, Settled, Spec, StopReason, Stopping, Task, TaskId, TaskKind, TaskState, Time, words,
 };
 
 /// Remembers one record.
@@ -138,18 +137,16 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
         Event::Raised { scope, usd, day } => {
             issue.raised.insert(*scope, (*usd, *day));
         }
-        Event::Alerted { scope, percent, .. } => {
-            if *scope == Scope::Issue {
-                issue.alerted = *percent;
-            }
-        }
+        Event::Alerted { percent, day, .. } => match day {
+            Some(day) => issue.alerted_of_day = Some((*day, *percent)),
+            None => issue.alerted = *percent,
+        },
         Event::Routed {
             task,
             executor,
             why,
             instead_of,
         } => {
-            issue.fallen.remove(executor);
             issue.fallen.extend(instead_of);
             if let Some(task) = issue.task_mut(task) {
                 task.executor = Some(*executor);
@@ -345,7 +342,8 @@ fn fill(known: &mut String, told: &str) {
 
 fn begin_round(issue: &mut Issue, opened_at: Time, at: Time) {
     let old = std::mem::replace(issue, Issue::unknown(issue.id.clone()));
-    // What outlives a round: who it is, what was seen, what was spent, what is owed.
+    // What outlives a round: who it is, what was seen, what was spent of which
+    // limits, what is owed.
     *issue = Issue {
         seq: old.seq,
         last_at: old.last_at,
@@ -359,6 +357,9 @@ fn begin_round(issue: &mut Issue, opened_at: Time, at: Time) {
         starts: old.starts,
         runs: old.runs,
         spent_usd: old.spent_usd,
+        raised: old.raised,
+        alerted: old.alerted,
+        alerted_of_day: old.alerted_of_day,
         round: old.round + 1,
         round_opened_at: opened_at,
         started_at: at,
@@ -448,7 +449,8 @@ fn performed(issue: &mut Issue, key: Seq, outcome: &Outcome, at: Time) {
         return;
     };
     match (&owed.effect, outcome) {
-        (Effect::Start { task, .. }, Outcome::Started { run, url, begun }) => {
+        (Effect::Start { task, executor, .. }, Outcome::Started { run, url, begun }) => {
+            issue.fallen.remove(executor);
             issue.runs.insert(run.clone());
             change(issue, task, |task| {
                 if task.state == (TaskState::Starting { key }) {

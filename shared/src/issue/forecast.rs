@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::history::Cell;
 use super::plan::{PLAN, depths};
 use super::route::{Ask, Choice, route};
-use super::{Conditions, ExecutorKind, Issue, Policy, Task, TaskId, TaskKind, TaskState, Time};
+use super::{
+    Conditions, ExecutorKind, Issue, Policy, Task, TaskId, TaskKind, TaskState, Time, seconds,
+};
 
 #[cfg(test)]
 mod tests;
@@ -111,6 +113,21 @@ enum Stage {
 struct Bounds {
     parallel: usize,
     local_slots: usize,
+}
+
+/// What the work of a round did come to, the making of the plan left out: the
+/// USD of its runs, and the minutes from the first start to the last end, where
+/// there were both.
+pub fn came_to(issue: &Issue) -> (f64, Option<f64>) {
+    let work = || {
+        let tasks = issue.tasks.iter();
+        tasks.filter(|it| it.spec.kind != TaskKind::Orchestrator)
+    };
+    let began = work().filter_map(|it| it.started_at).min();
+    let ended = work().filter_map(|it| it.finished_at).max();
+    let seconds = began.zip(ended).map(|(began, ended)| seconds(began, ended));
+    let minutes = seconds.map(|it| it.max(0) as f64 / SECONDS_PER_MINUTE);
+    (work().map(|it| it.cost_usd).sum(), minutes)
 }
 
 fn jobs<'a>(issue: &'a Issue, policy: &Policy, conditions: &Conditions, now: Time) -> Vec<Job<'a>> {

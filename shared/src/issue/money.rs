@@ -82,22 +82,28 @@ impl<'a> Purse<'a> {
 
     /// The most that a run of this task may cost there; `None`: nothing limits it.
     fn need(&self, task: &Task, executor: ExecutorKind) -> Option<i64> {
-        match executor {
-            // It reports no cost and cannot be capped: each run is booked at a flat price.
-            ExecutorKind::Codegen => Some(micros(self.conditions.rules.cost_per_run)),
-            ExecutorKind::Local => {
-                let of_task = self.task_max().map(|max| max - micros(task.cost_usd));
-                // Without a limit of its own a task has its share of the others.
-                let share = |max: i64| max / self.parallel().max(1);
-                let shares = [self.issue_max, self.day_max].into_iter().flatten();
-                let need = match of_task {
-                    Some(left) => shares.chain([left]).min(),
-                    None => shares.map(share).min(),
-                };
-                // A limit of nothing lets nothing begin.
-                need.map(|it| it.max(1))
-            }
+        if !executor.reports_cost() {
+            // Nor can it be capped: each run is booked at a flat price.
+            return Some(micros(self.conditions.rules.cost_per_run));
         }
+        let own = self.task_max().map(|max| max - micros(task.cost_usd));
+        // Without a limit of its own a task has its share of the others. What is
+        // spent of them is nobody's: else no further run would ever fit.
+        let parts = if own.is_some() {
+            1
+        } else {
+            self.parallel().max(1)
+        };
+        let part = |max: i64, spent: i64| {
+            let binds = own.is_none_or(|own| max / parts < own);
+            let least = micros(RUN_USD_MIN).min(max);
+            binds.then(|| (max / parts).min((max - spent).max(least)))
+        };
+        let of_issue = self.issue_max.and_then(|max| part(max, self.issue_spent));
+        let of_day = self.day_max.and_then(|max| part(max, self.day_spent));
+        let need = [own, of_issue, of_day].into_iter().flatten().min();
+        // A limit of nothing lets nothing begin.
+        need.map(|it| it.max(1))
     }
 
     fn parallel(&self) -> i64 {
@@ -111,23 +117,35 @@ impl<'a> Purse<'a> {
     }
 
     /// Would a run of this task there fit under all limits?
-    pub(super) fn check(&self, task: &Task, executor: ExecutorKind) -> Result<Option<i64>, Refused> {
+    pub(super) fn check(
+        &self,
+        task: &Task,
+        executor: ExecutorKind,
+    ) -> Result<Option<i64>, Refused> {
         let Some(need) = self.need(task, executor) else {
             return Ok(None);
         };
         if let Some(max) = self.task_max() {
             let left = max - micros(task.cost_usd);
             let least = micros(RUN_USD_MIN).min(max).max(1);
-            let enough = match executor {
-                ExecutorKind::Codegen => need,
-                ExecutorKind::Local => least,
-            };
+            let enough = if executor.reports_cost() { least } else { need };
             if left < enough {
-                return Err(Refused { scope: Scope::Task, max, left, need: enough, frees: false });
+                return Err(Refused {
+                    scope: Scope::Task,
+                    max,
+                    left,
+                    need: enough,
+                    frees: false,
+                });
             }
         }
         let scopes = [
-            (Scope::Issue, self.issue_max, self.issue_spent, self.issue_reserved),
+            (
+                Scope::Issue,
+                self.issue_max,
+                self.issue_spent,
+                self.issue_reserved,
+            ),
             (Scope::Day, self.day_max, self.day_spent, self.day_reserved),
         ];
         for (scope, max, spent, reserved) in scopes {
@@ -135,7 +153,13 @@ impl<'a> Purse<'a> {
             let left = max - spent - reserved;
             if left < need {
                 let frees = max - spent >= need;
-                return Err(Refused { scope, max, left, need, frees });
+                return Err(Refused {
+                    scope,
+                    max,
+                    left,
+                    need,
+                    frees,
+                });
             }
         }
         Ok(Some(need))
@@ -161,12 +185,7 @@ impl<'a> Purse<'a> {
 }
 
 /// A limit, or what a person has raised it to for this issue.
-fn raised(
-    issue: &Issue,
-    conditions: &Conditions,
-    scope: Scope,
-    rule: Option<f64>,
-) -> Option<i64> {
+fn raised(issue: &Issue, conditions: &Conditions, scope: Scope, rule: Option<f64>) -> Option<i64> {
     let raised = issue.raised.get(&scope);
     let raised = raised.filter(|(_, day)| day.is_none_or(|it| it == conditions.day.date));
     let rule = rule?;

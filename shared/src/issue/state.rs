@@ -51,6 +51,8 @@ pub struct Issue {
     pub raised: BTreeMap<Scope, (f64, Option<Date>)>,
     /// The highest percentage of its own limit that people were told of.
     pub alerted: u8,
+    /// The same of the limit of a day, as far as it was this issue that told it.
+    pub alerted_of_day: Option<(Date, u8)>,
     /// Executors that are down, as far as tasks were sent elsewhere for it.
     pub fallen: BTreeSet<ExecutorKind>,
     pub plan_rejections: u32,
@@ -270,6 +272,7 @@ impl Issue {
             waits: BTreeMap::new(),
             raised: BTreeMap::new(),
             alerted: 0,
+            alerted_of_day: None,
             fallen: BTreeSet::new(),
             plan_rejections: 0,
             plan_rejected: None,
@@ -465,14 +468,19 @@ impl Issue {
     /// the plan, each at the commit that was approved.
     pub fn mergeable(&self) -> Option<(&Task, &Pull, &str)> {
         let merging = |task: &Task| matches!(task.state, TaskState::Merging { .. });
-        let auto = self.policy.as_ref().is_some_and(|it| it.merge == MergeMode::Auto);
+        let auto = self
+            .policy
+            .as_ref()
+            .is_some_and(|it| it.merge == MergeMode::Auto);
         if !self.active() || self.cancelled.is_some() || !auto || self.tasks.iter().any(merging) {
             return None;
         }
-        self.tasks.iter().find_map(|task| match (&task.state, &task.pull) {
-            (TaskState::Approved { sha }, Some(pull)) => Some((task, pull, sha.as_str())),
-            _ => None,
-        })
+        self.tasks
+            .iter()
+            .find_map(|task| match (&task.state, &task.pull) {
+                (TaskState::Approved { sha }, Some(pull)) => Some((task, pull, sha.as_str())),
+                _ => None,
+            })
     }
 
     /// Could something begin or be merged, so that the conditions are worth asking for?

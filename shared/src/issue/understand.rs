@@ -151,7 +151,10 @@ fn prompted(draft: &mut Draft, opening: Opening, activity: String, text: String,
 pub(super) fn cancelled(draft: &mut Draft, why: CancelReason, at: Time) {
     let issue = &draft.issue;
     if why == CancelReason::Command && !issue.active() {
-        draft.refusal = Some(format!("{} is not at work: there is nothing to cancel", issue.identifier));
+        draft.refusal = Some(format!(
+            "{} is not at work: there is nothing to cancel",
+            issue.identifier
+        ));
     }
     // An old wish that arrives late must not stop a round that was opened after it;
     // a command is of now, whatever Linear's clock says.

@@ -364,6 +364,9 @@ pub(super) fn report(issue: &Issue) -> Activity {
     if issue.spent_usd > 0.0 {
         let _ = write!(text, "\n\nSpent: ${:.2}.", issue.spent_usd);
     }
+    if let Some(forecast) = &issue.forecast {
+        text.push_str(&against_forecast(issue, forecast));
+    }
     for task in issue
         .tasks
         .iter()
@@ -623,7 +626,8 @@ fn effect_words(effect: &Effect) -> String {
             executor,
             reserved,
         } => {
-            let reserved = reserved.map_or(String::new(), |it| format!(", ${:.2} set aside", it.usd));
+            let reserved =
+                reserved.map_or(String::new(), |it| format!(", ${:.2} set aside", it.usd));
             format!("start `{task}` on {executor} (attempt {attempt}{reserved})")
         }
         Effect::Stop { task, run, .. } => format!("stop the run {run} of `{task}`"),

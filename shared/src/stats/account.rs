@@ -248,7 +248,6 @@ impl Sums {
     }
 }
 
-
 // ───────────────────────────── names ─────────────────────────────
 
 /// Booked and reserved money together: what a day's limit is on …

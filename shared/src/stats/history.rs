@@ -5,10 +5,9 @@
 use jiff::civil::Date;
 
 use super::Period;
-use crate::issue::forecast::Forecast;
+use crate::issue::forecast::{Forecast, came_to};
 use crate::issue::history::{Cell, History, Past};
-use crate::issue::plan::PLAN;
-use crate::issue::{Complexity, ExecutorKind, Issue, RoundOutcome, Task, TaskKind, Time, seconds};
+use crate::issue::{Complexity, ExecutorKind, Issue, RoundOutcome, Task, TaskKind, Time};
 use crate::ports::Figures;
 
 /// A forecast that is further off than this, in thousandths, counts as this far:
@@ -56,17 +55,12 @@ fn tried(task: &Task) -> bool {
     task.attempt > 0 && (task.achieved() || failed)
 }
 
-/// How far the forecast was from what came, in thousandths of that: of the cost
-/// and of the time from the first start to the last end, the plan left out.
+/// How far the forecast was from what came, in thousandths of that.
 fn errors(issue: &Issue, forecast: &Forecast) -> Option<(i64, i64)> {
-    let tasks = || issue.tasks.iter().filter(|it| it.spec.id.0 != PLAN);
-    let began = tasks().filter_map(|it| it.started_at).min()?;
-    let ended = tasks().filter_map(|it| it.finished_at).max()?;
-    let cost: f64 = tasks().map(|it| it.cost_usd).sum();
-    let minutes = seconds(began, ended).max(0) as f64 / 60.0;
+    let (cost, minutes) = came_to(issue);
     Some((
         error_permille(forecast.cost_usd.expected, cost),
-        error_permille(forecast.minutes.expected, minutes),
+        error_permille(forecast.minutes.expected, minutes?),
     ))
 }
 

@@ -3,10 +3,8 @@
 
 use serde::Serialize;
 
-use crate::issue::forecast::{Range, forecast};
-use crate::issue::{Conditions, Issue, Task, TaskKind, Time, seconds};
-
-const SECONDS_PER_MINUTE: f64 = 60.0;
+use crate::issue::forecast::{Range, came_to, forecast};
+use crate::issue::{Conditions, Issue, Task, TaskKind, Time};
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ForecastDoc {
@@ -56,13 +54,10 @@ fn actual(issue: &Issue) -> Actual {
     if issue.active() {
         return Actual::default();
     }
-    let began = work(issue).filter_map(|it| it.started_at).min();
-    let ended = work(issue).filter_map(|it| it.finished_at).max();
+    let (cost_usd, minutes) = came_to(issue);
     Actual {
-        cost_usd: Some(work(issue).map(|it| it.cost_usd).sum()),
-        minutes: began
-            .zip(ended)
-            .map(|(began, ended)| seconds(began, ended) as f64 / SECONDS_PER_MINUTE),
+        cost_usd: Some(cost_usd),
+        minutes,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What people are told of money, of what is waited for, and of their approval.
 
 use super::super::answer::{APPROVE, CANCEL, CHANGE, RAISE, WAIT};
-use super::super::forecast::{Forecast, Range};
+use super::super::forecast::{Forecast, Range, came_to};
 use super::super::money::{Refused, Scope, usd};
 use super::super::state::{Issue, Task, Waiting};
 use super::super::{Activity, TaskKind, Wait};
@@ -16,8 +16,16 @@ pub(in super::super) fn approval(issue: &Issue) -> Activity {
         .iter()
         .filter(|it| it.spec.kind != TaskKind::Orchestrator)
         .count();
-    let tasks = if work == 1 { "one task".to_owned() } else { format!("{work} tasks") };
-    let forecast = issue.forecast.as_ref().map(forecast_words).unwrap_or_default();
+    let tasks = if work == 1 {
+        "one task".to_owned()
+    } else {
+        format!("{work} tasks")
+    };
+    let forecast = issue
+        .forecast
+        .as_ref()
+        .map(forecast_words)
+        .unwrap_or_default();
     Activity::Elicitation {
         question: format!(
             "Shall I begin? {tasks}, {forecast}. Answer `{APPROVE}` or `{CANCEL}`, or write what \
@@ -41,6 +49,16 @@ pub(in super::super) fn forecast_words(forecast: &Forecast) -> String {
     )
 }
 
+/// What was expected beside what it came to, for the last word.
+pub(in super::super) fn against_forecast(issue: &Issue, forecast: &Forecast) -> String {
+    let (usd, minutes) = came_to(issue);
+    let minutes = minutes.map_or(String::new(), |it| format!(" and {it:.0} minutes"));
+    format!(
+        " The tasks came to ${usd:.2}{minutes}; expected were {}.",
+        forecast_words(forecast)
+    )
+}
+
 pub(in super::super) fn approved() -> String {
     "Approved: I begin.".into()
 }
@@ -54,7 +72,10 @@ pub(in super::super) fn change_how() -> &'static str {
 }
 
 pub(in super::super) fn plans_again(issue: &Issue) -> String {
-    let planned = issue.tasks.iter().any(|it| it.spec.kind == TaskKind::Orchestrator);
+    let planned = issue
+        .tasks
+        .iter()
+        .any(|it| it.spec.kind == TaskKind::Orchestrator);
     if planned {
         "I plan it again with that, and ask you once more.".into()
     } else {

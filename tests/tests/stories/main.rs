@@ -1,17 +1,24 @@
 //! Stories of one issue, told to the pure core: inputs in, log out.
 
+mod terms;
+
 use jiff::SignedDuration;
 use shared::issue::{
-    Activity, AgentPolicy, Brief, Briefing, CancelReason, Check, CheckState, Draft, Due, Effect,
-    Ending, Failure, FailureClass, Fault, How, Input, Issue, IssueId, LEASE_SECONDS_MAX,
-    MergeMethod, MergeMode, Opening, Outcome, Planning, Policy, PullFacts, PullState, Repository,
-    RunResult, SessionId, Sight, Strategy, TaskId, Time, Verbosity, frame, words,
+    Activity, AgentPolicy, Brief, Briefing, CancelReason, Check, CheckState, Conditions, Draft,
+    Due, Effect, Ending, Event, Failure, FailureClass, Fault, How, Input, Issue, IssueId,
+    LEASE_SECONDS_MAX, MergeMethod, MergeMode, Opening, Outcome, Planning, Policy, PullFacts,
+    PullState, Repository, RunResult, SessionId, Sight, Strategy, TaskId, Time, Verbosity, frame,
+    words,
 };
 
 struct Story {
     issue: Issue,
     now: Time,
     policy: Policy,
+    /// What its log has taken in.
+    log: Vec<Event>,
+    /// What holds beyond the issue: all is well, but for this.
+    conditions: Box<dyn Fn(&mut Conditions)>,
 }
 
 fn at(text: &str) -> Time {
@@ -52,6 +59,8 @@ impl Story {
             issue,
             now: at("2026-11-20T12:00:00Z"),
             policy,
+            log: Vec::new(),
+            conditions: Box::new(|_| ()),
         }
     }
 
@@ -59,8 +68,22 @@ impl Story {
     fn hear(&mut self, input: Input) -> Vec<String> {
         let mut draft = Draft::new(self.issue.clone(), self.now);
         draft.take(input);
+        let mut conditions = Conditions::fair(draft.issue.policy.as_deref(), self.now);
+        (self.conditions)(&mut conditions);
+        draft.consider(&conditions);
         self.issue = draft.issue;
+        self.log.extend(draft.events.iter().cloned());
         draft.events.iter().map(words::sentence).collect()
+    }
+
+    /// What a command is answered with, if it makes no sense now.
+    fn refused(&mut self, command: Input) -> Option<String> {
+        let mut draft = Draft::new(self.issue.clone(), self.now);
+        draft.take(command.clone());
+        let refusal = draft.refusal;
+        self.hear(command);
+        self.make_all(nothing_held);
+        refusal
     }
 
     fn later(&mut self, seconds: i64) {
@@ -148,24 +171,12 @@ impl Story {
         self.hear(Input::SawRun {
             task: TaskId::from(task),
             run: format!("run-{task}-{attempt}").as_str().into(),
-            sight: Sight::Ended(Ending {
-                result,
-                cost_usd: None,
-                cost_is_estimate: false,
-            }),
+            sight: Sight::Ended(ended(result)),
         })
     }
 
     fn plan(&mut self, tasks: &str) -> Vec<String> {
-        let answer = Some(format!(r#"{{"summary":"","tasks":[{tasks}]}}"#));
-        self.run_ends(
-            "plan",
-            1,
-            Ok(RunResult {
-                answer,
-                ..RunResult::default()
-            }),
-        )
+        self.run_ends("plan", 1, Ok(plan_of(tasks)))
     }
 
     fn pull(&self, task: &str, number: u64) -> PullFacts {
@@ -209,6 +220,28 @@ const B_AFTER_A: &str =
 
 fn check(got: Vec<String>, expected: &[&str]) {
     assert_eq!(got, expected);
+}
+
+fn failure(message: &str) -> Failure {
+    Failure {
+        class: FailureClass::Agent,
+        message: message.into(),
+    }
+}
+
+fn ended(result: Result<RunResult, Failure>) -> Ending {
+    Ending {
+        result,
+        cost_usd: None,
+        cost_is_estimate: false,
+    }
+}
+
+fn plan_of(tasks: &str) -> RunResult {
+    RunResult {
+        answer: Some(format!(r#"{{"summary":"","tasks":[{tasks}]}}"#)),
+        ..RunResult::default()
+    }
 }
 
 fn nothing_held(_: &Effect) -> bool {
@@ -265,8 +298,9 @@ fn an_issue_goes_from_a_session_to_a_merged_change() {
             "the run of `plan` ended well ($0.00, an estimate)",
             "the plan was accepted: `a`, `b`",
             "`plan` succeeded: the plan is accepted",
+            "expected: about $0.95 ($0.80 to $1.20) and 29 minutes (19 to 41)",
             "`a` goes to codegen: hybrid-parallel sends the builder to the cloud, where all can run at once",
-            "to do: start `a` on codegen (attempt 1)",
+            "to do: start `a` on codegen (attempt 1, $0.40 set aside)",
         ],
     );
     story.make_all(nothing_held);
