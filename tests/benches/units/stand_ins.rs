@@ -182,7 +182,7 @@ impl Policies for Outside {
             strategy: Strategy::CloudOnly,
             cost_per_task_max: Some(1.0),
             cost_per_issue_max: Some(10.0),
-            cost_per_day_max: Some(50.0),
+            cost_per_day_max: Some(5_000.0),
             cost_per_run: 0.4,
             approval: Approval::Never,
         }
