@@ -228,13 +228,19 @@ fn wait(draft: &mut Draft, waits: Waits) {
         draft.emit(Event::Resumed { on });
     }
     for (on, (waiting, activity)) in waits {
-        // The figures in a reason change all the time; that is no news.
+        // What is left changes all the time; that is no news. Another limit is.
         let known = draft.issue.waits.get(&on);
-        if known.is_some_and(|it| it.told || !waiting.told) {
+        let same = |it: &Waiting| it.limit == waiting.limit && (it.told || !waiting.told);
+        if known.is_some_and(same) {
             continue;
         }
-        let Waiting { why, told } = waiting;
-        draft.emit(Event::Waits { on, why, told });
+        let Waiting { why, told, limit } = waiting;
+        draft.emit(Event::Waits {
+            on,
+            why,
+            told,
+            limit,
+        });
         if let Some(activity) = activity.filter(|_| told && !draft.issue.reported) {
             draft.say(activity);
         }

@@ -86,6 +86,9 @@ pub enum Event {
         on: Wait,
         why: String,
         told: bool,
+        /// The limit that stands in the way, millionths of a USD.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<i64>,
     },
     /// That is over.
     Resumed {

@@ -126,10 +126,16 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
         }
         Event::PlanApproved => issue.consent = Consent::Given,
         Event::ChangeAsked { text } => plan_again(issue, text),
-        Event::Waits { on, why, told } => {
+        Event::Waits {
+            on,
+            why,
+            told,
+            limit,
+        } => {
             let waiting = Waiting {
                 why: why.clone(),
                 told: *told,
+                limit: *limit,
             };
             issue.waits.insert(*on, waiting);
         }

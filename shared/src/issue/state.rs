@@ -203,6 +203,8 @@ pub struct Waiting {
     pub why: String,
     /// People were told.
     pub told: bool,
+    /// The limit that stands in the way, millionths of a USD.
+    pub limit: Option<i64>,
 }
 
 /// Something worth asking about.

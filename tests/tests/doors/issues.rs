@@ -88,6 +88,7 @@ async fn each_decision_is_told_with_its_reason() {
             on: Wait::Money(Scope::Day),
             why: why.into(),
             told: true,
+            limit: Some(50_000_000),
         },
         Event::Resumed {
             on: Wait::Money(Scope::Day),

@@ -121,7 +121,12 @@ pub(in super::super) fn waits_for_executor(why: &str) -> Told {
 
 fn told(why: String) -> Told {
     let activity = Activity::Thought(format!("I wait: {why}."));
-    (Waiting { why, told: true }, Some(activity))
+    let waiting = Waiting {
+        why,
+        told: true,
+        limit: None,
+    };
+    (waiting, Some(activity))
 }
 
 /// A limit does not let a run begin.
@@ -133,6 +138,7 @@ pub(in super::super) fn waits_for_money(issue: &Issue, task: &Task, refused: &Re
         need,
         frees,
     } = *refused;
+    let limit = Some(max);
     let (max, left, need) = (usd(max), usd(left.max(0)), usd(need));
     let (of, key) = match scope {
         Scope::Task => (format!("of {}", named(task)), "limits.maxCostPerTask"),
@@ -145,7 +151,12 @@ pub(in super::super) fn waits_for_money(issue: &Issue, task: &Task, refused: &Re
     );
     if frees {
         let why = format!("{why}; it begins when what runs has cost less than is set aside for it");
-        return (Waiting { why, told: false }, None);
+        let waiting = Waiting {
+            why,
+            told: false,
+            limit,
+        };
+        return (waiting, None);
     }
     let again = match scope {
         Scope::Day => "it goes on tomorrow at 00:00 UTC by itself, or when the limit is raised",
@@ -164,7 +175,11 @@ pub(in super::super) fn waits_for_money(issue: &Issue, task: &Task, refused: &Re
     ];
     let why = format!("{why}; {again}");
     (
-        Waiting { why, told: true },
+        Waiting {
+            why,
+            told: true,
+            limit,
+        },
         Some(Activity::Elicitation { question, options }),
     )
 }
