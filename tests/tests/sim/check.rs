@@ -73,8 +73,9 @@ pub(crate) fn restless(log: &Arc<MemoryLog>, world: &World) -> String {
             .map(|it| (it.spec.id.0.clone(), &it.state))
             .collect();
         text += &format!(
-            "\n{id}: {:?} cancelled {:?} owed {:?} tasks {tasks:?}",
+            "\n{id}: {:?} waits {:?} cancelled {:?} owed {:?} tasks {tasks:?}",
             issue.phase(),
+            issue.waits,
             issue.cancelled,
             issue.owed
         );
@@ -163,7 +164,9 @@ fn taken_in_once(id: &IssueId, records: &[Record], broken: &mut Vec<String>) {
     for record in records {
         let fact = match &record.event {
             Event::Opened(opening) => &opening.session.0,
-            Event::Prompted { activity, .. } | Event::Reopened { activity, .. } => activity,
+            Event::Prompted { activity, .. }
+            | Event::Answered { activity, .. }
+            | Event::Reopened { activity, .. } => activity,
             Event::Deferred {
                 session, activity, ..
             } => activity.as_ref().unwrap_or(&session.0),

@@ -109,7 +109,8 @@ impl Hand {
         let again = self.stage.get() != Stage::Unconfirmed;
         match self.surely(doc).await {
             Beat::NotOurs => return self.lose(doc),
-            Beat::Unwanted if !again => {
+            // Written down, perhaps, but no agent works on it.
+            Beat::Unwanted if !again || !self.has_agent(doc) => {
                 let result = Err(Failure {
                     class: FailureClass::Cancelled,
                     message: "the run was stopped before it began".into(),
@@ -174,6 +175,15 @@ impl Hand {
                 }
             };
         }
+    }
+
+    fn has_agent(&self, doc: &JobDoc) -> bool {
+        let holder = self.holder(doc);
+        let world = self.view.world();
+        world
+            .runs
+            .iter()
+            .any(|it| it.holder.as_ref() == Some(&holder))
     }
 
     /// The agent of this lease: started, found, or gone on with.
@@ -364,13 +374,15 @@ impl Hand {
     async fn beat_there(&self, doc: &JobDoc) -> anyhow::Result<Option<HeardDoc>> {
         let holder = self.holder(doc);
         let (asked, beat) = {
-            let world = self.view.world();
+            let mut world = self.view.world();
+            let cost = world.cost_so_far();
             let run = world
                 .runs
                 .iter()
                 .find(|it| it.holder.as_ref() == Some(&holder));
             let heard = run.map(|it| it.heard.iter().map(|it| it.id.clone()).collect());
-            (world.now, beat_of(&holder, heard.unwrap_or_default()))
+            let beat = beat_of(&holder, heard.unwrap_or_default(), cost);
+            (world.now, beat)
         };
         let answer = self.queue.heartbeat(&doc.job, &beat).await?;
         let mut world = self.view.world();
@@ -421,7 +433,7 @@ impl Hand {
             let report = self.queue.result(&doc.job, &result).await;
             report.map(|it| !matches!(it, Report::Taken(_)))
         } else {
-            let beat = beat_of(&holder, Vec::new());
+            let beat = beat_of(&holder, Vec::new(), Some(1.0));
             let heard = self.queue.heartbeat(&doc.job, &beat).await;
             heard.map(|it| !matches!(it, Heartbeat::Heard { .. }))
         };
@@ -524,11 +536,11 @@ impl Hand {
     }
 }
 
-fn beat_of(holder: &Holder, heard: Vec<String>) -> HeartbeatDoc {
+fn beat_of(holder: &Holder, heard: Vec<String>, cost_usd: Option<f64>) -> HeartbeatDoc {
     HeartbeatDoc {
         runner: holder.runner.clone(),
         fence: holder.fence,
-        cost_usd: Some(0.1),
+        cost_usd,
         note: None,
         session: None,
         heard: Some(heard),

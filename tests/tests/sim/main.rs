@@ -8,13 +8,16 @@
 //!
 //! `SIM_SEEDS=20000` runs more seeds, `SIM_SEED=42` one, with its history.
 
+mod books;
 mod check;
 mod hand;
 mod ledger;
 mod machine;
+mod office;
 mod people;
 mod ports;
 mod run;
+mod store;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,15 +29,17 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use shared::engine::{Engine, Heard, Looked, Rest, Work};
+use shared::guard::{Guarded, Guards, Rate};
 use shared::issue::{ExecutorKind, IssueId, Time};
-use shared::ports::{Executor, Hands, Log};
+use shared::ports::{Executor, Hands, Log, Registers};
 use shared::runner::queue::FarRunners;
 use shared::store::memory::MemoryLog;
 
 use self::hand::HEARTBEAT_SECONDS;
 use self::machine::Machine;
 use self::people::{Letter, Mail};
-use self::ports::{Queue, Runs, Store, View};
+use self::ports::{Gate, Queue, Runs, View};
+use self::store::Store;
 use self::world::{Shared, Weather, World};
 
 /// Seeds in every test run; `SIM_SEEDS` says otherwise.
@@ -47,6 +52,17 @@ const FAR_STORM_STEPS: usize = 6_000;
 const CALM_STEPS_MAX: usize = 400_000;
 /// Processes that work on the one store.
 const PROCESSES: usize = 2;
+/// A guard gives up its store after this long; all that it does and the call
+/// itself fit into a claim.
+const GUARD_PATIENCE_SECONDS: i64 = 5;
+const STARTS: Rate = Rate {
+    turns: 10,
+    seconds: 60,
+};
+const READS: Rate = Rate {
+    turns: 60,
+    seconds: 30,
+};
 /// Machines of runners, where there are any, and the repository of each. The
 /// last one has another than the issues are about.
 const MACHINES: [(&str, &str); 3] = [("mac-1", "main"), ("mac-2", "main"), ("mac-3", "docs")];
@@ -109,6 +125,30 @@ const LANDMARKS: &[&str] = &[
     "the answer to a heartbeat was lost",
     "the answer to a result was lost",
     "the control plane died while it served a runner",
+    "a run was refused by the limit of a task",
+    "a run was refused by the limit of an issue",
+    "a run was refused by the limit of a day",
+    "there was money again",
+    "two wanted the last money of a day at once, and one was refused by the store",
+    "a day ended with money reserved",
+    "a person raised a limit",
+    "an operator raised the limits",
+    "an alert was told once",
+    "a run overshot its cap",
+    "a run did not say what it had cost",
+    "a run said nonsense about its cost",
+    "an approval was asked for",
+    "an approval was given",
+    "an approval was refused",
+    "a person wanted another plan",
+    "all was paused",
+    "something waited for the end of a pause",
+    "a run was stopped by a pause",
+    "a start was refused by the switch at the last moment",
+    "an executor was down and a task went elsewhere",
+    "a task waited for its executor",
+    "an executor that was waited for was back",
+    "a breaker was half open",
 ];
 
 type Activity = Pin<Box<dyn Future<Output = Finished>>>;
@@ -330,7 +370,7 @@ impl Simulation {
     fn pass_time(&mut self) {
         let calls_under_way = self.processes.iter().any(|it| !it.activities.is_empty())
             || self.machines.iter().any(Machine::is_busy);
-        let mut world = self.world();
+        let mut world = self.world.lock().expect("one thread");
         // Mostly little; now and then much, as when a laptop wakes up.
         let milliseconds = match world.rng.u32(0..100) {
             0 if !self.calm => world.rng.i64(0..=200_000),
@@ -339,6 +379,10 @@ impl Simulation {
         };
         world.pass(SignedDuration::from_millis(milliseconds));
         people::meddle(&mut world, self.calm);
+        office::operate(&self.log, &mut world, self.calm);
+        if self.calm {
+            self.mail.remind(&mut world);
+        }
     }
 
     fn at_rest(&self) -> bool {
@@ -386,33 +430,63 @@ impl Simulation {
 
 fn process(world: &Shared, log: &Arc<MemoryLog>) -> Process {
     let view = View(Arc::clone(world));
+    let store = Arc::new(Store::new(&view, log));
+    // Who guards an executor has no time for a store that does not answer.
+    let registers = Arc::new(Store {
+        brisk: true,
+        patience_seconds: GUARD_PATIENCE_SECONDS,
+        ..Store::new(&view, log)
+    });
     let runs = |kind| -> Arc<dyn Executor> {
         Arc::new(Runs {
             view: view.clone(),
             kind,
         })
     };
-    let store = Arc::new(Store {
-        view: view.clone(),
-        inner: Arc::clone(log),
-        brisk: false,
-    });
-    let far = view.world().far;
+    let guarded = |inner| -> Arc<dyn Executor> {
+        let guards = Guards {
+            account: "us".into(),
+            credential: Arc::new(|| "a secret".into()),
+            starts: STARTS,
+            reads: READS,
+            reads_per_search: 2,
+        };
+        let registers = Arc::clone(&registers) as Arc<dyn Registers>;
+        Arc::new(Guarded::new(
+            inner,
+            guards,
+            registers,
+            Arc::new(view.clone()),
+        ))
+    };
+    let (far, guards_local) = {
+        let world = view.world();
+        (world.far, world.office.guards_local)
+    };
     let local: Arc<dyn Executor> = if far {
         let registers = Arc::clone(&store);
         Arc::new(Queue {
             view: view.clone(),
             inner: FarRunners::new(registers, Arc::new(view.clone()), HEARTBEAT),
         })
+    } else if guards_local {
+        guarded(runs(ExecutorKind::Local))
     } else {
         runs(ExecutorKind::Local)
     };
+    let executors = [local, guarded(runs(ExecutorKind::Codegen))];
+    let executors = executors.map(|inner| -> Arc<dyn Executor> {
+        Arc::new(Gate {
+            view: view.clone(),
+            inner,
+        })
+    });
     let engine = Engine::new(Hands {
         log: Arc::clone(&store) as Arc<dyn Log>,
         registers: store,
         tracker: Arc::new(view.clone()),
         forge: Arc::new(view.clone()),
-        executors: vec![local, runs(ExecutorKind::Codegen)],
+        executors: executors.into(),
         policies: Arc::new(view.clone()),
         clock: Arc::new(view),
     });
@@ -427,15 +501,22 @@ fn process(world: &Shared, log: &Arc<MemoryLog>) -> Process {
 fn machine(world: &Shared, log: &Arc<MemoryLog>, name: &str, repository: &str) -> Machine {
     let view = View(Arc::clone(world));
     let store = Arc::new(Store {
-        view: view.clone(),
-        inner: Arc::clone(log),
         brisk: true,
+        ..Store::new(&view, log)
     });
     let queue = FarRunners::new(store, Arc::new(view.clone()), HEARTBEAT);
     Machine::new(view, Arc::new(queue), name, repository)
 }
 
 fn play(seed: u64) -> Shared {
+    // What the guards do takes place within a time limit. Its clock stands
+    // still: here time is the world's.
+    let time = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a clock");
+    let _entered = time.enter();
     Simulation::new(seed).play()
 }
 

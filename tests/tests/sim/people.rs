@@ -7,13 +7,16 @@ use jiff::SignedDuration;
 use shared::engine::Heard;
 use shared::issue::{
     AgentPolicy, Brief, CancelReason, Input, IssueId, MergeMethod, MergeMode, Opening, Planning,
-    Policy, PullState, Repository, SessionId, Strategy, Verbosity,
+    Policy, PullState, Repository, SessionId, Verbosity,
 };
 
 use crate::world::World;
 
 /// How often people stop, remark and ask again before they leave it alone.
 const ISSUES_MAX: usize = 3;
+
+/// Whoever has not answered does so at such a step: a chance in a thousand.
+const REMINDED: u32 = 60;
 
 /// One delivery of one fact.
 #[derive(Clone, Debug)]
@@ -126,6 +129,60 @@ impl Mail {
         });
     }
 
+    /// People think about what they were asked: at once, later, or not at all.
+    fn think(&mut self, world: &mut World) {
+        for (session, options) in std::mem::take(&mut world.asked) {
+            let issue = self.openings.iter().find(|(issue, (opening, _))| {
+                opening.session == session || session.0 == format!("second-{issue}")
+            });
+            let Some(issue) = issue.map(|(issue, _)| issue.clone()) else {
+                continue;
+            };
+            let wait = match world.rng.u8(0..5) {
+                0 => world.seconds(0..=2_000),
+                1 => continue,
+                _ => world.seconds(0..=120),
+            };
+            let text = answer(world, &options);
+            let at = world.now + wait;
+            if text == "approve" && world.rng.u8(0..4) == 0 {
+                self.post(&issue, Input::Approve, at);
+            } else {
+                self.answer(&issue, text, at);
+            }
+        }
+    }
+
+    fn answer(&mut self, issue: &IssueId, text: String, at: jiff::Timestamp) {
+        let Some((opening, remarks)) = self.openings.get_mut(issue) else {
+            return;
+        };
+        *remarks += 1;
+        let input = Input::Prompted {
+            opening: opening.clone(),
+            activity: format!("{issue}-answer-{remarks}"),
+            text,
+            at,
+        };
+        self.post(issue, input, at);
+    }
+
+    /// In fair weather whoever still has to approve does so at last.
+    pub(crate) fn remind(&mut self, world: &mut World) {
+        let awaiting: Vec<IssueId> = world
+            .books
+            .issues()
+            .filter(|it| it.phase().word() == "awaiting")
+            .map(|it| it.id.clone())
+            .collect();
+        for issue in awaiting {
+            let on_the_way = self.waiting.iter().chain(&self.on_the_way);
+            if on_the_way.clone().all(|it| it.issue != issue) && world.dice(REMINDED) {
+                self.answer(&issue, "approve".into(), world.now);
+            }
+        }
+    }
+
     /// A letter that is due, whichever.
     pub(crate) fn next(&mut self, world: &mut World) -> Option<Letter> {
         for issue in std::mem::take(&mut world.spited) {
@@ -139,6 +196,17 @@ impl Mail {
             let at = world.now + world.seconds(0..=60);
             self.remark(&issue, at);
         }
+        self.think(world);
+        // Who answers late sees whether there is still something to answer.
+        self.waiting.retain(|it| {
+            let answers = match &it.input {
+                Input::Prompted { activity, .. } => activity.contains("-answer-"),
+                Input::Approve => true,
+                _ => false,
+            };
+            let over = |issue: &shared::issue::Issue| !issue.active();
+            !(answers && !it.repeated && world.books.issue(&it.issue).is_some_and(over))
+        });
         let due: Vec<usize> = (0..self.waiting.len())
             .filter(|at| self.waiting[*at].after <= world.now)
             .collect();
@@ -205,6 +273,19 @@ impl Mail {
     }
 }
 
+/// What a person answers to a question with these options.
+fn answer(world: &mut World, options: &[String]) -> String {
+    let (first, last) = (&options[0], &options[options.len() - 1]);
+    match world.rng.u8(0..12) {
+        0 => last.clone(),
+        1 => "mind the budget".into(),
+        2 => options[1].clone(),
+        3 => first.split(' ').next().unwrap_or_default().to_owned(),
+        4 => "OK, go ahead".into(),
+        _ => first.clone(),
+    }
+}
+
 /// People merge what is ready, or close it; and hardly ever before it is.
 pub(crate) fn meddle(world: &mut World, calm: bool) {
     for at in 0..world.pulls.len() {
@@ -246,9 +327,8 @@ fn about(session: &SessionId, identifier: &str, at: jiff::Timestamp) -> Opening 
 }
 
 fn policy(world: &mut World) -> Policy {
+    let rules = world.office.rules;
     let rng = &mut world.rng;
-    let strategies = Strategy::ALL;
-    let strategy = strategies[rng.usize(0..strategies.len())];
     Policy {
         repository: Repository {
             id: "main".into(),
@@ -264,7 +344,7 @@ fn policy(world: &mut World) -> Policy {
         },
         mode: None,
         bug: false,
-        strategy,
+        strategy: rules.strategy,
         merge: if rng.u8(0..3) == 0 {
             MergeMode::Manual
         } else {
@@ -281,9 +361,9 @@ fn policy(world: &mut World) -> Policy {
         parallel_max: rng.usize(1..=4),
         attempts_max: rng.u32(1..=3),
         task_timeout_seconds: 1_500,
-        cost_per_run: 0.4,
-        cost_per_task_max: Some(1.0),
-        cost_per_issue_max: None,
+        cost_per_run: rules.cost_per_run,
+        cost_per_task_max: rules.cost_per_task_max,
+        cost_per_issue_max: rules.cost_per_issue_max,
         verbosity: Verbosity::Normal,
         agent: AgentPolicy::default(),
         tools: std::collections::BTreeMap::new(),

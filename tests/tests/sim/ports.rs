@@ -7,18 +7,19 @@ use std::task::Poll;
 
 use async_trait::async_trait;
 use shared::issue::{
-    Activity, Brief, Effect, Event, ExecutorKind, FailureClass, Fault, IssueId, Policy, PullFacts,
-    Rules, RunId, SessionId, Sight, Stage, Time,
+    Activity, Brief, ExecutorKind, FailureClass, Fault, IssueId, Policy, PullFacts, Rules, RunId,
+    SessionId, Sight, Stage, Time,
 };
 use shared::ports::{
-    Append, AppendError, Attention, Clock, Executor, Figures, Forge, Head, Job, Log, MergeAnswer,
-    MergeAsk, Message, OpenAsk, Opened, Place, PlanItem, Policies, PullAsk, Register,
-    RegisterWrite, Registers, Settlement, Started, Told, Tracker,
+    Clock, Executor, Forge, Health, Job, MergeAnswer, MergeAsk, Message, OpenAsk, Opened, PlanItem,
+    Policies, PullAsk, Settlement, Started, Told, Tracker,
 };
 use shared::runner::queue::FarRunners;
-use shared::store::memory::MemoryLog;
 use uuid::Uuid;
 
+use crate::office::Down;
+
+use crate::run::Run;
 use crate::world::{CALL_SECONDS_MAX, Shared, World};
 
 /// One process's view of the world.
@@ -38,7 +39,7 @@ impl View {
     }
 
     /// Gives way to the others a few times.
-    async fn give_way(&self) {
+    pub(crate) async fn give_way(&self) {
         let turns = {
             let mut world = self.world();
             // Now and then much happens meanwhile.
@@ -156,9 +157,7 @@ impl Policies for View {
     }
 
     async fn rules(&self) -> Rules {
-        let world = self.world();
-        let policy = world.issues.values().next().map(|(_, policy)| policy);
-        Rules::of(policy.expect("a world has issues"))
+        self.world().office.rules
     }
 }
 
@@ -176,6 +175,9 @@ impl Tracker for View {
                 world.visit("Linear refused to say a thing twice");
             } else {
                 said.push((id, activity.clone()));
+                if let Activity::Elicitation { options, .. } = activity {
+                    world.asked.push((session.clone(), options.clone()));
+                }
             }
         })
         .await
@@ -236,6 +238,14 @@ impl Executor for Runs {
     }
 
     async fn start(&self, job: &Job) -> Result<Started, Fault> {
+        let down = {
+            let world = self.view.world();
+            world.office.down(self.kind, world.now)
+        };
+        if let Some(fault) = down.and_then(Down::refusal) {
+            self.view.give_way().await;
+            return Err(fault);
+        }
         let run = self
             .view
             .call("start", |world| {
@@ -246,6 +256,10 @@ impl Executor for Runs {
                 }
             })
             .await?;
+        if down == Some(Down::Slow) {
+            let why = "start: timed out".to_owned();
+            return Err(Fault::Ambiguous { why });
+        }
         Ok(Started {
             run,
             url: None,
@@ -333,6 +347,22 @@ impl Executor for Runs {
         }
         Ok(told)
     }
+
+    async fn health(&self) -> Health {
+        let world = self.view.world();
+        let alive = |run: &&Run| run.executor == self.kind && run.alive(world.now);
+        let slots = world
+            .office
+            .slots
+            .filter(|_| self.kind == ExecutorKind::Local);
+        let down = world.office.down(self.kind, world.now);
+        Health {
+            down: down
+                .filter(|it| *it == Down::NobodyThere)
+                .map(|_| "no runner was heard of for a while".to_owned()),
+            slots_free: slots.map(|it| it.saturating_sub(world.runs.iter().filter(alive).count())),
+        }
+    }
 }
 
 /// The local executor where all its machines are elsewhere: the real queue.
@@ -376,180 +406,53 @@ impl Executor for Queue {
     async fn tell(&self, run: &RunId, message: &Message) -> Result<Told, Fault> {
         self.inner.tell(run, message).await
     }
+
+    async fn health(&self) -> Health {
+        self.inner.health().await
+    }
 }
 
-/// The memory store, with trouble of its own.
-#[derive(Clone)]
-pub(crate) struct Store {
+/// Stands before all that guards an executor, and sees to it that nothing is
+/// asked to start while all is paused.
+pub(crate) struct Gate {
     pub(crate) view: View,
-    pub(crate) inner: Arc<MemoryLog>,
-    /// It never takes long: who asks comes again soon.
-    pub(crate) brisk: bool,
+    pub(crate) inner: Arc<dyn Executor>,
 }
 
 #[async_trait]
-impl Log for Store {
-    async fn read(
-        &self,
-        issue: &IssueId,
-        after: u64,
-    ) -> anyhow::Result<Vec<shared::issue::Record>> {
-        self.view.give_way().await;
-        self.inner.read(issue, after).await
+impl Executor for Gate {
+    fn kind(&self) -> ExecutorKind {
+        self.inner.kind()
     }
 
-    async fn append(&self, append: Append) -> Result<(), AppendError> {
-        let chance = self.view.world().weather.store_fault;
-        self.view.give_way().await;
-        if self.view.world().dice(chance) {
-            self.view.world().visit("the store failed before it wrote");
-            return Err(AppendError::Failed(anyhow::anyhow!(
-                "the store is not there"
-            )));
-        }
-        let (issue, over) = (append.issue.clone(), append.head.phase == "done");
-        let merging: Vec<u64> = append
-            .events
-            .iter()
-            .filter_map(|it| match it {
-                Event::Requested(Effect::Merge { number, .. }) => Some(*number),
-                _ => None,
-            })
-            .collect();
-        let begins = append.events.iter().any(|it| {
-            matches!(
-                it,
-                Event::Requested(Effect::Start { .. } | Effect::Merge { .. })
-            )
-        });
-        let ends = append
-            .events
-            .iter()
-            .any(|it| matches!(it, Event::Done { .. }));
-        let cancels = append
-            .events
-            .iter()
-            .any(|it| matches!(it, Event::CancelAsked { .. }));
-        let lines: Vec<String> = append
-            .events
-            .iter()
-            .map(shared::issue::words::sentence)
-            .collect();
-        match self.inner.append(append).await {
-            Err(AppendError::Conflict) => {
-                self.view
-                    .world()
-                    .visit("two wrote at once, and one was refused");
-                return Err(AppendError::Conflict);
-            }
-            other => other?,
-        }
+    async fn start(&self, job: &Job) -> Result<Started, Fault> {
         {
+            // The switch was read just now, and nothing came in between.
             let mut world = self.view.world();
-            for line in lines {
-                world.note(line);
-            }
-            for number in merging {
-                world.nudge(number);
-            }
-            let spite = world.weather.spite;
-            if begins && world.dice(spite) {
-                world.spited.push(issue.clone());
-            }
-            if cancels {
-                let now = world.now;
-                world.cancelled.insert(issue.clone(), now);
-            }
-            if ends {
-                world.cancelled.remove(&issue);
-            }
-            if over {
-                world.open.remove(&issue);
-                world.done.insert(issue);
-            } else {
-                world.done.remove(&issue);
-                world.open.insert(issue);
+            if world.office.paused.is_some() {
+                world.broke(format!("{} was asked for in a pause", job.branch));
             }
         }
-        self.view.give_way().await;
-        if self.view.world().dice(chance) {
-            self.view
-                .world()
-                .visit("the store wrote and its answer was lost");
-            return Err(AppendError::Failed(anyhow::anyhow!(
-                "the answer of the store was lost"
-            )));
-        }
-        Ok(())
+        self.inner.start(job).await
     }
 
-    async fn attention(&self, now: Time, limit: usize) -> anyhow::Result<Vec<Attention>> {
-        self.view.give_way().await;
-        self.inner.attention(now, limit).await
+    async fn settle(&self, job: &Job) -> Result<Settlement, Fault> {
+        self.inner.settle(job).await
     }
 
-    async fn find(&self, name: &str) -> anyhow::Result<Option<IssueId>> {
-        self.inner.find(name).await
+    async fn observe(&self, runs: &[RunId]) -> Vec<Result<Sight, Fault>> {
+        self.inner.observe(runs).await
     }
 
-    async fn heads(&self, after: Option<&Place>, limit: usize) -> anyhow::Result<Vec<Head>> {
-        self.inner.heads(after, limit).await
+    async fn stop(&self, run: &RunId) -> Result<(), Fault> {
+        self.inner.stop(run).await
     }
 
-    async fn accounts(&self, names: &[String]) -> anyhow::Result<Vec<Figures>> {
-        self.inner.accounts(names).await
+    async fn tell(&self, run: &RunId, message: &Message) -> Result<Told, Fault> {
+        self.inner.tell(run, message).await
     }
 
-    async fn park(&self, issue: &IssueId, why: &str) -> anyhow::Result<()> {
-        panic!("{issue} was parked: {why}")
-    }
-
-    async fn rebuild(&self, head: Head) -> Result<(), AppendError> {
-        self.inner.rebuild(head).await
-    }
-}
-
-#[async_trait]
-impl Registers for Store {
-    async fn get(&self, shelf: &str, name: &str, now: Time) -> anyhow::Result<Option<Register>> {
-        let begun = self.wait().await;
-        self.may_fail("the registers could not be read", begun)?;
-        self.inner.get(shelf, name, now).await
-    }
-
-    async fn list(&self, shelf: &str, now: Time) -> anyhow::Result<Vec<Register>> {
-        let begun = self.wait().await;
-        self.may_fail("the registers could not be read", begun)?;
-        self.inner.list(shelf, now).await
-    }
-
-    async fn put(&self, write: RegisterWrite, seen: u64, now: Time) -> Result<(), AppendError> {
-        let begun = self.wait().await;
-        self.may_fail("a register could not be written", begun)?;
-        self.inner.put(write, seen, now).await?;
-        self.wait().await;
-        Ok(self.may_fail("the answer of the registers was lost", begun)?)
-    }
-}
-
-impl Store {
-    /// Waits a while; since when.
-    async fn wait(&self) -> Time {
-        let begun = self.view.world().now;
-        if self.brisk {
-            self.view.give_way_briefly().await;
-        } else {
-            self.view.give_way().await;
-        }
-        begun
-    }
-
-    /// As every adapter does, it gives up what takes too long.
-    fn may_fail(&self, why: &'static str, begun: Time) -> anyhow::Result<()> {
-        let mut world = self.view.world();
-        let chance = world.weather.store_fault;
-        let late = world.now.duration_since(begun).as_secs() > CALL_SECONDS_MAX;
-        anyhow::ensure!(!late && !world.dice(chance), why);
-        Ok(())
+    async fn health(&self) -> Health {
+        self.inner.health().await
     }
 }

@@ -19,6 +19,8 @@ pub(crate) struct Run {
     pub(crate) holder: Option<Holder>,
     pub(crate) ends: Option<Time>,
     pub(crate) fate: Fate,
+    /// What it says that it has cost, USD.
+    pub(crate) cost: Option<f64>,
     pub(crate) stopped: Option<Time>,
     pub(crate) vanished: bool,
     pub(crate) handed_in: bool,
@@ -69,10 +71,9 @@ impl Run {
                 ..RunResult::default()
             }),
         };
-        let cost_usd = (self.executor == ExecutorKind::Local).then_some(0.25);
         Ending {
             result,
-            cost_usd,
+            cost_usd: self.cost,
             cost_is_estimate: false,
         }
     }

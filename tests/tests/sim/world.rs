@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex};
 use jiff::SignedDuration;
 use shared::issue::{
     Activity, Brief, Check, CheckState, ExecutorKind, FailureClass, IssueId, Policy, PullFacts,
-    PullState, RunId, SessionId, Sight, Stage, TaskKind, Time,
+    PullState, RunId, SessionId, Sight, Stage, TaskKind, Time, utc_day,
 };
 use shared::ports::{Job, MergeAnswer, MergeAsk, PlanItem, PullAsk, WhichPull};
 use uuid::Uuid;
 
+use crate::books::Books;
 use crate::ledger::{Holder, Ledger};
+use crate::office::Office;
 use crate::run::{Fate, Run, depends_on, plan};
 
 /// No call takes longer than this: then its caller hears of a timeout, and it
@@ -28,6 +30,12 @@ const LIST_LAG_SECONDS_MAX: i64 = 25;
 const AFTERMATH_SECONDS_MAX: i64 = shared::issue::LEASE_SECONDS_MAX + CALL_SECONDS_MAX;
 /// A run of a cancelled issue is asked to stop within this, whatever the weather.
 const STOP_SECONDS_MAX: i64 = 900;
+
+/// A world begins at noon, or so many evenings' times later: at 17:57 or 23:54.
+const EVENING_SECONDS: i64 = 21_420;
+const NOON: Time = Time::constant(1_795_176_000, 0);
+/// A run that goes over its cap costs so many times the cap.
+const OVERSHOOT: f64 = 1.1;
 
 /// How bad it is: chances in a thousand.
 #[derive(Clone, Debug)]
@@ -47,6 +55,10 @@ pub(crate) struct Weather {
     pub(crate) store_fault: u32,
     pub(crate) spite: u32,
     pub(crate) remarks: u32,
+    /// What runs cost, and what they say of it.
+    pub(crate) overshoot: u32,
+    pub(crate) cost_unknown: u32,
+    pub(crate) cost_nonsense: u32,
     /// What happens to the machines of runners.
     pub(crate) machine_crash: u32,
     pub(crate) machine_freezes: u32,
@@ -70,6 +82,9 @@ impl Weather {
             store_fault: 0,
             spite: 0,
             remarks: 0,
+            overshoot: 0,
+            cost_unknown: 0,
+            cost_nonsense: 0,
             machine_crash: 0,
             machine_freezes: 0,
         }
@@ -94,6 +109,9 @@ impl Weather {
             store_fault: chance(40),
             spite: chance(60),
             remarks: chance(1_000),
+            overshoot: chance(400),
+            cost_unknown: chance(250),
+            cost_nonsense: chance(250),
             machine_crash: chance(60),
             machine_freezes: chance(40),
         }
@@ -125,10 +143,16 @@ pub(crate) struct World {
     /// Jobs of the local executor are done by runners elsewhere.
     pub(crate) far: bool,
     pub(crate) ledger: Ledger,
+    /// What operators do.
+    pub(crate) office: Office,
+    /// The money, by the logs alone.
+    pub(crate) books: Books,
     pub(crate) runs: Vec<Run>,
     pub(crate) pulls: Vec<PullRequest>,
     /// What stands in each session, in order.
     pub(crate) said: BTreeMap<SessionId, Vec<(Uuid, Activity)>>,
+    /// What people were asked and have not thought about yet.
+    pub(crate) asked: Vec<(SessionId, Vec<String>)>,
     pub(crate) plans: BTreeMap<SessionId, Vec<PlanItem>>,
     pub(crate) stages: BTreeMap<IssueId, Vec<Stage>>,
     pub(crate) issues: BTreeMap<IssueId, (Brief, Policy)>,
@@ -152,12 +176,18 @@ impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let weather = Weather::of(&mut rng);
+        let office = Office::draw(&mut rng);
+        // Many days end soon.
+        let begin = NOON + SignedDuration::from_secs(rng.i64(0..=2) * EVENING_SECONDS);
         Self {
-            now: "2026-11-20T12:00:00Z".parse().expect("a time"),
+            now: begin,
             far: rng.bool(),
             rng,
             weather,
             ledger: Ledger::default(),
+            office,
+            books: Books::default(),
+            asked: Vec::new(),
             runs: Vec::new(),
             pulls: Vec::new(),
             said: BTreeMap::new(),
@@ -199,7 +229,11 @@ impl World {
 
     /// Lets the world go on: runs end, and hand in what they made.
     pub(crate) fn pass(&mut self, by: SignedDuration) {
+        let yesterday = utc_day(self.now);
         self.now += by;
+        if utc_day(self.now) != yesterday && self.books.reserved_on(yesterday) > 0 {
+            self.visit("a day ended with money reserved");
+        }
         for at in 0..self.runs.len() {
             let run = self.runs[at].clone();
             let ended_well = run.ends.is_some_and(|ends| ends <= self.now)
@@ -346,6 +380,7 @@ impl World {
         }
         let vanishes = self.weather.run_vanishes;
         let vanished = self.dice(vanishes);
+        let cost = self.cost(executor, job, holder.is_some());
         self.runs.push(Run {
             id: id.clone(),
             executor,
@@ -355,6 +390,7 @@ impl World {
             holder: holder.cloned(),
             ends,
             fate,
+            cost,
             stopped: None,
             vanished,
             handed_in: false,
@@ -364,6 +400,45 @@ impl World {
         let by = holder.map(|it| format!(" at {it}")).unwrap_or_default();
         self.note(format!("{executor} made {id}{by} for {}", job.branch));
         id
+    }
+
+    /// What a run will say that it has cost. Who keeps to a cap may still be over
+    /// it by its last step.
+    fn cost(&mut self, executor: ExecutorKind, job: &Job, far: bool) -> Option<f64> {
+        if executor == ExecutorKind::Codegen {
+            return None;
+        }
+        // Such figures have more digits than any account.
+        let usd = f64::from(self.rng.u32(0..=6_000_000)) / 10_000_000.0;
+        let (overshoot, unknown, nonsense) = (
+            self.weather.overshoot,
+            self.weather.cost_unknown,
+            self.weather.cost_nonsense,
+        );
+        if self.dice(unknown) {
+            self.visit("a run did not say what it had cost");
+            return None;
+        }
+        if self.dice(nonsense) {
+            self.visit("a run said nonsense about its cost");
+            // What goes over the network is JSON, which has no such figures.
+            let figures = if far { 2 } else { 4 };
+            return Some([-1.0, 1e12, f64::NAN, f64::INFINITY][self.rng.usize(0..figures)]);
+        }
+        match job.cost_max {
+            Some(cap) if self.dice(overshoot) => Some(cap * OVERSHOOT),
+            Some(cap) => Some(usd.min(cap)),
+            None => Some(usd),
+        }
+    }
+
+    /// What a run says at a heartbeat that it has cost: it may shrink, too.
+    pub(crate) fn cost_so_far(&mut self) -> Option<f64> {
+        let nonsense = self.weather.cost_nonsense;
+        if self.dice(nonsense) {
+            return [None, Some(-1.0), Some(1e12)][self.rng.usize(0..3)];
+        }
+        Some(f64::from(self.rng.u32(0..=10)) / 100.0)
     }
 
     /// Invariant 6: what a cancelled issue has not begun, it does not begin.
