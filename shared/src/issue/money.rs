@@ -95,7 +95,7 @@ impl<'a> Purse<'a> {
             self.parallel().max(1)
         };
         let part = |max: i64, spent: i64| {
-            let binds = own.is_none_or(|own| max / parts < own);
+            let binds = own.is_none_or(|own| max / parts <= own);
             let least = micros(RUN_USD_MIN).min(max);
             binds.then(|| (max / parts).min((max - spent).max(least)))
         };
