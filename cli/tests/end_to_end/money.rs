@@ -91,6 +91,14 @@ async fn a_fan_out_begins_what_the_day_pays_for_and_the_rest_when_the_limit_is_r
     assert_eq!(town.thoughts(&session, "100 % of"), 1);
     assert_eq!(town.thoughts(&other_session, "100 % of"), 0);
 
+    // Raised by two runs, they begin, and people are asked anew.
+    let more = day + 2.0 * TASK_USD;
+    town.well(&["config", "set", "limits.maxCostPerDay", &more.to_string()]);
+    let limit = format!("the limit of this day (UTC) is ${more:.2}, $0.00 are left");
+    town.until(&identifier, |it| waits(it, &limit)).await;
+    until("people are asked again", || asked().len() == 2).await;
+    assert_eq!(town.begun().len(), PAID + 2);
+
     let enough = (PLAN_USD + (TASKS + 1) as f64 * TASK_USD).to_string();
     town.well(&["config", "set", "limits.maxCostPerDay", &enough]);
     let issue = town.until(&identifier, is_done).await;
@@ -108,7 +116,7 @@ async fn a_fan_out_begins_what_the_day_pays_for_and_the_rest_when_the_limit_is_r
     assert_eq!(budget["reserved_usd"], 0.0);
     stop.store(true, Ordering::Relaxed);
     let (looks, most) = watched.await.expect("never over the limit");
-    assert!(looks > 10 && most >= day, "{looks} looks, at most {most}");
+    assert!(looks > 10 && most >= more, "{looks} looks, at most {most}");
     let (_, report) = town.last_word(&session);
     assert!(report.contains("Spent: $20.25."), "{report}");
     town.assert_once(&session);
