@@ -120,9 +120,10 @@ async fn an_answer_in_linear_approves_or_cancels() {
     }
 }
 
-/// Two tasks at a time, of four.
+/// Two tasks at a time, of four; no failure is forgiven.
 async fn four_tasks() -> Town {
-    let config = json!({ "limits": { "maxParallelTasks": 2 }, "runner": { "concurrency": 2 } });
+    let limits = json!({ "maxParallelTasks": 2, "maxAttempts": 1 });
+    let config = json!({ "limits": limits, "runner": { "concurrency": 2 } });
     let town = Town::of_agents("local-only", config).await;
     town.plans(&["a", "b", "c", "d"]);
     town
@@ -171,10 +172,12 @@ async fn a_pause_stops_what_runs_and_it_is_begun_again_as_the_same_attempt() {
     })
     .await;
     town.well(&["pause", "--stop-runs"]);
-    town.until(&identifier, |it| {
-        interrupted.iter().all(|id| state(it, id) == "todo") && waits(it, "cyrus resume")
-    })
-    .await;
+    let issue = town
+        .until(&identifier, |it| {
+            interrupted.iter().all(|id| state(it, id) == "todo") && waits(it, "cyrus resume")
+        })
+        .await;
+    assert_eq!(issue["reserved_usd"], 0.0, "{issue:#}");
     let status = town.document(&["status"]);
     assert_eq!(status["pause"]["stop_runs"], true);
     assert_eq!(status["executors"][0]["running"], 0, "{status:#}");

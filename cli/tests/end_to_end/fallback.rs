@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use serde_json::Value;
 use world::codegen::{Order, Part};
 use world::faults::{Faults, Trouble};
 
@@ -21,6 +22,13 @@ fn no_more_runs() -> Trouble {
         body: format!("{{\"detail\":\"{QUOTA}\"}}"),
         retry_after: None,
     }
+}
+
+/// How Codegen stands.
+fn cloud_of(status: &Value) -> &Value {
+    let executors = status["executors"].as_array().expect("executors");
+    let codegen = executors.iter().find(|it| it["name"] == "codegen");
+    codegen.expect("Codegen is there")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,16 +79,10 @@ async fn in_the_middle_of_an_issue_the_cloud_is_used_up_and_the_rest_is_done_her
         assert!(why.contains("it goes to the team's machine"), "{why}");
     }
     let status = town.document(&["status"]);
-    let executors = status["executors"].as_array().expect("executors");
-    let codegen = executors
-        .iter()
-        .find(|it| it["name"] == "codegen")
-        .expect("Codegen");
+    let codegen = cloud_of(&status);
     assert_eq!(codegen["healthy"], false);
-    assert!(
-        codegen["why"].as_str().is_some_and(|it| it.contains(QUOTA)),
-        "{status:#}"
-    );
+    let why = codegen["why"].as_str().expect("a sentence");
+    assert!(why.contains(QUOTA), "{why}");
 
     // The bill: every task with its place, its runs and its cost.
     let (kind, bill) = town.last_word(&session);
@@ -136,7 +138,7 @@ async fn under_cloud_only_an_issue_waits_until_the_cloud_is_well_again() {
     assert_eq!(task(&issue, "main")["attempt"], 1);
     assert_eq!(town.thoughts(&session, "I wait: "), 1);
     let status = town.document(&["status"]);
-    assert_eq!(status["executors"][0]["healthy"], true, "{status:#}");
+    assert_eq!(cloud_of(&status)["healthy"], true, "{status:#}");
     assert_eq!(
         (town.jobs().len(), town.stage.codegen.lock().runs().len()),
         (0, 1)

@@ -175,3 +175,47 @@ async fn an_answer_in_linear_raises_the_limit_of_an_issue() {
     assert_eq!(set["values"][0]["value"], issue_max);
     town.assert_once(&session);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_in_a_fan_out_to_the_cloud_opens_no_limit() {
+    within_a_day().await;
+    // Fewer than it takes in a minute.
+    let tasks: Vec<String> = (0..9).map(|it| format!("room-{it}")).collect();
+    let price = 0.5;
+    let day = PLAN_USD + PAID as f64 * price;
+    let config = json!({ "limits": { "maxCostPerDay": day } });
+    let mut town = Town::of_agents("hybrid-parallel", config).await;
+    town.plans(&tasks.iter().map(String::as_str).collect::<Vec<_>>());
+    town.start().await;
+    town.well(&["config", "set", "codegen.costPerRun", &price.to_string()]);
+    let (identifier, session) = town.hand_over(large_issue()).await;
+    let runs = || town.stage.codegen.lock().runs().len();
+    until("all that is paid for begins", || runs() == PAID).await;
+    town.kill().await;
+    town.start().await;
+    let merged = |it: &Value| tasks.iter().filter(|id| state(it, id) == "merged").count();
+    let limit = format!("the limit of this day (UTC) is ${day:.2}, $0.00 are left");
+    let issue = town
+        .until(&identifier, |it| merged(it) == PAID && waits(it, &limit))
+        .await;
+    assert_eq!(issue["reserved_usd"], 0.0, "{issue:#}");
+    let budget = town.document(&["status"])["budget"].clone();
+    let expected = json!({ "day_usd": day, "spent_usd": day, "reserved_usd": 0.0 });
+    assert_eq!(budget, expected);
+    let runs = || town.stage.codegen.lock().runs().len();
+    let asked = || town.said(&session, "elicitation").len();
+    until("people are asked", || asked() == 1).await;
+    assert_eq!(runs(), PAID);
+
+    town.well(&["config", "set", "limits.maxCostPerDay", "10"]);
+    let issue = town.until(&identifier, is_done).await;
+    assert_eq!(issue["outcome"], "succeeded", "{issue:#}");
+    assert_eq!(
+        (merged(&issue), runs(), asked()),
+        (tasks.len(), tasks.len(), 1)
+    );
+    let (_, bill) = town.last_word(&session);
+    assert!(bill.contains("$0.50 (estimate) |"), "{bill}");
+    assert!(bill.contains("Spent: $4.75."), "{bill}");
+    town.assert_once(&session);
+}
