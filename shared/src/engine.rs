@@ -439,19 +439,18 @@ impl Engine {
             for input in &inputs {
                 draft.take(input.clone());
             }
-            let ripe = draft.issue.ripe(draft.now);
-            match begins {
-                Begins::WhatIsRipe if ripe => {
-                    draft.consider(&*self.known.read(&self.hands).await?);
-                }
-                // Others have spent what there was a moment ago.
-                Begins::Anything if over_limit => {
-                    draft.consider(&*self.known.read(&self.hands).await?);
-                }
-                Begins::Anything if draft.issue.active() => {
-                    draft.consider(&*self.known.recent(&self.hands).await?);
-                }
-                Begins::WhatIsRipe | Begins::Anything | Begins::Nothing => {}
+            let wanted = match begins {
+                Begins::Nothing => false,
+                Begins::WhatIsRipe => draft.is_ripe(),
+                Begins::Anything => draft.is_open() || self.known.paused(&self.hands).await?,
+            };
+            if wanted {
+                // Others may have spent what there was a moment ago.
+                let conditions = match begins {
+                    Begins::Anything if !over_limit => self.known.recent(&self.hands).await?,
+                    _ => self.known.read(&self.hands).await?,
+                };
+                draft.consider(&conditions);
             }
             let due = match begins {
                 Begins::WhatIsRipe | Begins::Anything => draft.claim(),

@@ -525,6 +525,17 @@ impl Draft {
         advance(self);
     }
 
+    /// Could something begin or be merged, so that the conditions are worth asking for?
+    pub fn is_ripe(&self) -> bool {
+        self.issue.ripe(self.now)
+    }
+
+    /// The same, or something waits for better conditions, or has just changed.
+    pub fn is_open(&self) -> bool {
+        self.issue.active()
+            && (self.is_ripe() || !self.issue.waits.is_empty() || !self.events.is_empty())
+    }
+
     /// Begins what may begin under these conditions, and says what may not.
     pub fn consider(&mut self, conditions: &Conditions) {
         begin::begin(self, conditions);

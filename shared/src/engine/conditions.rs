@@ -23,6 +23,7 @@ const HISTORY_FRESH: SignedDuration = SignedDuration::from_mins(10);
 #[derive(Default)]
 pub(super) struct Known {
     conditions: Mutex<Option<(Time, Arc<Conditions>)>>,
+    paused: Mutex<Option<(Time, bool)>>,
     history: Mutex<Option<(Time, Arc<History>)>>,
 }
 
@@ -35,6 +36,19 @@ impl Known {
             Some((_, conditions)) => Ok(conditions),
             None => self.read(hands).await,
         }
+    }
+
+    /// Is all paused now, or was it a moment ago? Asked of what runs anyway, where
+    /// nothing else of the conditions matters.
+    pub(super) async fn paused(&self, hands: &Hands) -> anyhow::Result<bool> {
+        let now = hands.clock.now();
+        let known = *lock(&self.paused);
+        if let Some((_, paused)) = known.filter(|(at, _)| now.duration_since(*at).abs() <= FRESH) {
+            return Ok(paused);
+        }
+        let paused = pause::read(hands.registers.as_ref(), now).await?.is_some();
+        *lock(&self.paused) = Some((now, paused));
+        Ok(paused)
     }
 
     /// The conditions of now.
