@@ -1,7 +1,7 @@
 //! `cyrus start`: the three roles, the local runner and the API in one process.
 
 use std::collections::BTreeMap;
-use std::future::ready;
+use std::future::{pending, ready};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +19,7 @@ use shared::runner::routes::WAIT_MAX;
 use shared::service::{self, Bell, Wakes};
 use shared::wire::{self, Store};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -41,8 +42,10 @@ pub(crate) async fn start(common: &Common) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("listen on {} (CYRUS_LISTEN)", settings.listen))?;
     let service = Service::build(live, store, &env, listener.local_addr()?)?;
+    // Whoever reads that it listens may ask it to end.
+    let shutdown = shutdown();
     info!("cyrus listens on http://{}", listener.local_addr()?);
-    service.run(listener, shutdown()).await?;
+    service.run(listener, shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -206,19 +209,28 @@ pub(crate) fn agent_programs(settings: &Settings) -> BTreeMap<String, PathBuf> {
     runner::programs(|variable| settings.runner.programs.get(variable).cloned())
 }
 
-pub(crate) async fn shutdown() {
-    let interrupt = tokio::signal::ctrl_c();
-    let mut terminate =
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(signal) => signal,
-            Err(error) => {
-                warn!("cannot wait for SIGTERM: {error}");
-                let _ = interrupt.await;
-                return;
+/// Comes about with the first SIGINT or SIGTERM from now on.
+pub(crate) fn shutdown() -> impl Future<Output = ()> {
+    let heard = |kind: SignalKind| {
+        let signal = signal(kind);
+        async move {
+            match signal {
+                Ok(mut signal) => drop(signal.recv().await),
+                Err(error) => {
+                    warn!("cannot wait for signal {}: {error}", kind.as_raw_value());
+                    pending().await
+                }
             }
-        };
-    tokio::select! {
-        _ = interrupt => {}
-        _ = terminate.recv() => {}
+        }
+    };
+    let (interrupt, terminate) = (
+        heard(SignalKind::interrupt()),
+        heard(SignalKind::terminate()),
+    );
+    async move {
+        tokio::select! {
+            () = interrupt => {}
+            () = terminate => {}
+        }
     }
 }

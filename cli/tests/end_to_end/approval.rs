@@ -210,6 +210,9 @@ async fn a_pause_stops_what_runs_and_it_is_begun_again_as_the_same_attempt() {
 async fn a_pause_with_the_service_down_holds_when_it_starts() {
     let mut town = four_tasks().await;
     town.go();
+    // There is a store, and nobody holds it.
+    town.start().await;
+    assert!(town.terminate().await, "it ends well as soon as it listens");
     let paused = town.cyrus(&["pause", "--json"]);
     assert!(paused.status.success(), "{paused:?}");
     town.start().await;
