@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use world::codegen::{Order, Part};
 use world::faults::{Faults, Trouble};
 
@@ -44,6 +44,10 @@ async fn in_the_middle_of_an_issue_the_cloud_is_used_up_and_the_rest_is_done_her
         cloud(order)
     };
     let mut town = Town::new("hybrid-parallel", "auto", script).await;
+    let mut config = town.stage.config("hybrid-parallel", "auto");
+    // One create after the other.
+    config["limits"] = json!({ "maxParallelTasks": 1 });
+    town.stage.configure(&config).expect("a configuration");
     faults.set(town.stage.codegen_faults.clone()).expect("once");
     town.start().await;
     let (identifier, session) = town.hand_over(planned_issue()).await;
