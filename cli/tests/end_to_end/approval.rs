@@ -135,6 +135,11 @@ async fn a_pause_begins_nothing_and_lets_what_runs_be_merged() {
     town.start().await;
     let (identifier, session) = town.hand_over(large_issue()).await;
     until("two begin", || town.begun().len() == 2).await;
+    let begun = town.begun();
+    town.until(&identifier, |it| {
+        begun.iter().all(|id| state(it, id) == "running")
+    })
+    .await;
     assert_eq!(town.document(&["pause"])["paused"], true);
     assert_eq!(town.document(&["status"])["paused"], true);
     town.go();
