@@ -19,7 +19,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use jiff::SignedDuration;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use self::blind::Blind;
 pub use self::call::effect_id;
@@ -35,6 +35,9 @@ use crate::{stats, view};
 const CONFLICTS_MAX: usize = 100;
 /// A head that refuses a writer who has seen the whole log this often contradicts it.
 const CONTRADICTIONS_MAX: usize = 3;
+/// How often it is decided again because an account has no more room; then only
+/// what was seen is written.
+const REFUSALS_MAX: usize = 5;
 /// The issues whose state is kept in memory; others are folded from their log again.
 const CACHED_ISSUES_MAX: usize = 1_000;
 /// The issues that one look takes in.
@@ -422,7 +425,7 @@ impl Engine {
     /// and write all of it at once.
     async fn step(&self, id: &IssueId, inputs: Vec<Input>, begins: Begins) -> anyhow::Result<Step> {
         let (mut refused_after, mut contradictions) = (None, 0);
-        let mut over_limit = false;
+        let mut refusals = 0;
         for _ in 0..CONFLICTS_MAX {
             let before = self.load(id).await?;
             let after = before.seq;
@@ -439,18 +442,11 @@ impl Engine {
             for input in &inputs {
                 draft.take(input.clone());
             }
-            let wanted = match begins {
-                Begins::Nothing => false,
-                Begins::WhatIsRipe => draft.is_ripe(),
-                Begins::Anything => draft.is_open() || self.known.paused(&self.hands).await?,
-            };
-            if wanted {
-                // Others may have spent what there was a moment ago.
-                let conditions = match begins {
-                    Begins::Anything if !over_limit => self.known.recent(&self.hands).await?,
-                    _ => self.known.read(&self.hands).await?,
-                };
-                draft.consider(&conditions);
+            // What was seen is written down, whatever may begin or not.
+            if refusals < REFUSALS_MAX
+                && let Err(error) = self.consider(&mut draft, begins, refusals > 0).await
+            {
+                warn!(issue = %id, "nothing begins, the conditions cannot be read: {error:#}");
             }
             let due = match begins {
                 Begins::WhatIsRipe | Begins::Anything => draft.claim(),
@@ -493,7 +489,7 @@ impl Engine {
                 }
                 Err(AppendError::OverLimit { account }) => {
                     debug!(issue = %id, "the account `{account}` has no more room");
-                    over_limit = true;
+                    refusals += 1;
                 }
                 Err(AppendError::Failed(error)) => {
                     return Err(error.context(format!("append to the log of issue {id}")));
@@ -501,6 +497,28 @@ impl Engine {
             }
         }
         anyhow::bail!("issue {id} kept moving for {CONFLICTS_MAX} tries")
+    }
+
+    /// Begins what may begin. `afresh`: others have spent what there was a moment ago.
+    async fn consider(
+        &self,
+        draft: &mut Draft,
+        begins: Begins,
+        afresh: bool,
+    ) -> anyhow::Result<()> {
+        let wanted = match begins {
+            Begins::Nothing => false,
+            Begins::WhatIsRipe => draft.is_ripe(),
+            Begins::Anything => draft.is_open() || self.known.paused(&self.hands).await?,
+        };
+        if wanted {
+            let conditions = match begins {
+                Begins::Anything if !afresh => self.known.recent(&self.hands).await?,
+                _ => self.known.read(&self.hands).await?,
+            };
+            draft.consider(&conditions);
+        }
+        Ok(())
     }
 
     /// Takes an issue out of everybody's way that cannot be told any more.

@@ -27,6 +27,9 @@ mod understand;
 pub mod verdict;
 pub mod words;
 
+use std::collections::BTreeMap;
+
+use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 pub use self::advance::advance;
@@ -42,7 +45,9 @@ pub use self::policy::{
     AgentPolicy, Brief, Briefing, MergeMethod, MergeMode, PROGRAM, Planning, Policy, Repository,
     Strategy, Tools, Verbosity,
 };
-pub use self::state::{Issue, Phase, PlanWord, Pull, StopReason, Stopping, Task, TaskState, Watch};
+pub use self::state::{
+    Issue, Phase, PlanWord, Pull, StopReason, Stopping, Task, TaskState, Telling, Watch,
+};
 pub use self::tally::{Tally, seconds};
 pub use self::verdict::{Check, CheckState, PullFacts, PullState};
 
@@ -502,8 +507,10 @@ pub struct Draft {
     pub now: Time,
     /// Why what a person asked for makes no sense now, with the remedy.
     pub refusal: Option<String>,
-    /// What the issue had spent and reserved before, millionths of a USD.
-    before: (i64, i64),
+    /// What was set aside before, and what has been booked since, by the day that
+    /// it counts for. Millionths of a USD.
+    reserved_before: BTreeMap<Date, i64>,
+    booked: BTreeMap<Date, i64>,
 }
 
 impl Draft {
@@ -511,7 +518,8 @@ impl Draft {
         // Clocks of two hosts differ; an issue's own time never runs backwards.
         let now = now.max(issue.last_at);
         Self {
-            before: (micros(issue.spent_usd), issue.reserved()),
+            reserved_before: issue.reserved_by_day(),
+            booked: BTreeMap::new(),
             issue,
             events: Vec::new(),
             now,
@@ -533,7 +541,10 @@ impl Draft {
     /// The same, or something waits for better conditions, or has just changed.
     pub fn is_open(&self) -> bool {
         self.issue.active()
-            && (self.is_ripe() || !self.issue.waits.is_empty() || !self.events.is_empty())
+            && (self.is_ripe()
+                || !self.issue.waits.is_empty()
+                || !self.events.is_empty()
+                || self.issue.tasks.iter().any(Task::lies_idle))
     }
 
     /// Begins what may begin under these conditions, and says what may not.
@@ -556,7 +567,20 @@ impl Draft {
             .collect()
     }
 
+    /// What these events have booked on a day and set aside on it, beside what its
+    /// account says.
+    fn changes_of(&self, day: Date) -> (i64, i64) {
+        let of = |by: &BTreeMap<Date, i64>| by.get(&day).copied().unwrap_or(0);
+        let reserved = of(&self.issue.reserved_by_day()) - of(&self.reserved_before);
+        (of(&self.booked), reserved)
+    }
+
     fn emit(&mut self, event: Event) {
+        if let Event::Ended { task, cost_usd, .. } = &event {
+            let reserved = self.issue.task(task).and_then(|it| it.reserved);
+            let day = reserved.map_or_else(|| utc_day(self.now), |it| it.day);
+            *self.booked.entry(day).or_default() += micros(*cost_usd);
+        }
         let record = Record {
             seq: self.issue.seq + 1,
             at: self.now,

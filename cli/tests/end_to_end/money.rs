@@ -79,7 +79,7 @@ async fn a_fan_out_begins_what_the_day_pays_for_and_the_rest_when_the_limit_is_r
     let asked = || town.said(&session, "elicitation");
     until("people are asked", || asked().len() == 1).await;
     assert!(asked()[0].body().contains(&limit), "{:?}", asked());
-    assert_eq!(offered(&asked()[0]), ["raise to $14.50", "wait", "cancel"]);
+    assert_eq!(offered(&asked()[0]), ["raise day to $14.50", "wait", "cancel"]);
     let budget = town.document(&["status"])["budget"].clone();
     let expected = json!({ "day_usd": day, "spent_usd": day, "reserved_usd": 0.0 });
     assert_eq!(budget, expected);
@@ -140,7 +140,7 @@ async fn an_answer_in_linear_raises_the_limit_of_an_issue() {
     assert_eq!(issue["limit_usd"], issue_max);
     let asked = || town.said(&session, "elicitation");
     until("people are asked", || asked().len() == 1).await;
-    assert_eq!(offered(&asked()[0]), ["raise to $4.50", "wait", "cancel"]);
+    assert_eq!(offered(&asked()[0]), ["raise issue to $4.50", "wait", "cancel"]);
 
     // What raises nothing changes nothing.
     town.pick(&session, "wait").await;
@@ -165,7 +165,7 @@ async fn an_answer_in_linear_raises_the_limit_of_an_issue() {
         .await;
     until("people are asked again", || asked().len() == 2).await;
     assert_eq!(town.begun().len(), 3);
-    town.pick(&session, "raise to $7.00").await;
+    town.pick(&session, "raise issue to $7.00").await;
     let issue = town.until(&identifier, is_done).await;
     assert_eq!(issue["outcome"], "succeeded", "{issue:#}");
     assert_eq!(issue["spent_usd"], PLAN_USD + 5.0 * TASK_USD);

@@ -23,6 +23,8 @@ use crate::ports::{
 /// A call that follows others under claims of the same moment begins only while
 /// they hold for longer than this: longer than such a call takes.
 const LANE_CALL_SECONDS: i64 = 40;
+/// A merge that was asked for before merges were paused is tried again after this long.
+const PAUSED_SECONDS: u32 = 300;
 /// A start takes so long at the most: one that went out under a claim that has
 /// lapsed would be made by two of us.
 const START_SECONDS: i64 = LEASE_SECONDS - 5;
@@ -181,7 +183,7 @@ impl Engine {
                 } else if self.pause().await?.is_some_and(|it| it.merges) {
                     return Err(Fault::Busy {
                         why: "an operator has paused all merges".into(),
-                        retry_after_seconds: None,
+                        retry_after_seconds: Some(PAUSED_SECONDS),
                     });
                 } else {
                     let ask = MergeAsk {

@@ -13,8 +13,7 @@ use super::route::{Ask, Choice, route};
 use super::state::{Consent, Waiting};
 use super::understand::tell;
 use super::{
-    Activity, Draft, Effect, Event, ExecutorKind, Issue, Pause, Task, TaskId, TaskKind, TaskState,
-    words,
+    Activity, Draft, Effect, Event, ExecutorKind, Issue, Task, TaskId, TaskKind, TaskState, words,
 };
 
 /// People are told when so many percent of a limit are spent.
@@ -25,45 +24,61 @@ pub(super) fn begin(draft: &mut Draft, conditions: &Conditions) {
     if !issue.active() || issue.policy.is_none() {
         return;
     }
+    let mut pass = Pass::default();
     if issue.cancelled.is_none() && issue.unserved.is_none() {
-        if let Some(pause) = conditions.pause {
-            interrupt(draft, pause);
-        }
+        take_back(draft, conditions);
         ask(draft, conditions);
-        let mut waits = Waits::default();
-        dispatch(draft, conditions, &mut waits);
-        merge(draft, conditions, &mut waits);
-        wait(draft, waits);
-    } else {
-        wait(draft, Waits::default());
+        dispatch(draft, conditions, &mut pass);
+        merge(draft, conditions, &mut pass);
     }
+    wait(draft, pass);
     alert(draft, conditions);
     advance(draft);
 }
 
-type Waits = BTreeMap<Wait, (Waiting, Option<Activity>)>;
+/// What one pass over all that could begin has found.
+#[derive(Default)]
+struct Pass {
+    waits: BTreeMap<Wait, (Waiting, Option<Activity>)>,
+    /// It has not come to everything: what was waited for may be so still.
+    partial: bool,
+}
 
-/// Stops what an operator wants stopped, and takes back what nobody has begun.
-fn interrupt(draft: &mut Draft, pause: Pause) {
+/// Stops what an operator wants stopped, and takes back what nobody has begun:
+/// under a pause, and where nobody will while it could go elsewhere.
+fn take_back(draft: &mut Draft, conditions: &Conditions) {
     for task in draft.issue.tasks.clone() {
         let TaskState::Running {
             run,
-            begun,
             stopping: None,
             ..
         } = &task.state
         else {
             continue;
         };
-        // A far executor spends from the create on; a job that waits for a place here does not.
-        let waits = begun.is_none() && task.executor == Some(ExecutorKind::Local);
-        if pause.stop_runs || waits {
+        let taken_back = match conditions.pause {
+            Some(pause) => pause.stop_runs || task.lies_idle(),
+            None => task.lies_idle() && moves(&task, conditions),
+        };
+        if taken_back {
             draft.emit(Event::Interrupted {
                 task: task.spec.id.clone(),
             });
             stop(draft, &task, run);
         }
     }
+}
+
+/// Would it go elsewhere than where it lies, which is down?
+fn moves(task: &Task, conditions: &Conditions) -> bool {
+    let here = task.executor.and_then(|it| conditions.executor(it));
+    let ask = Ask {
+        spec: &task.spec,
+        lost: None,
+        fits: ExecutorKind::ALL,
+    };
+    here.is_some_and(|it| it.down.is_some())
+        && matches!(route(&ask, conditions), Choice::Go { executor, .. } if Some(executor) != task.executor)
 }
 
 /// Before the work begins: what it will come to, and whether a person has to
@@ -96,21 +111,28 @@ fn ask(draft: &mut Draft, conditions: &Conditions) {
 }
 
 /// Starts what may start, the longest way to the end first.
-fn dispatch(draft: &mut Draft, conditions: &Conditions, waits: &mut Waits) {
+fn dispatch(draft: &mut Draft, conditions: &Conditions, pass: &mut Pass) {
     let issue = &draft.issue;
     let depths = plan::depths(issue.tasks.iter().map(|task| task.spec.as_ref()));
     let mut startable: Vec<&Task> = issue.startable(draft.now).collect();
     startable.sort_by_key(|task| std::cmp::Reverse(depths[&task.spec.id]));
+    // What pauses between two tries is not over.
+    let resting = |task: &Task| {
+        task.state == TaskState::Todo && task.not_before.is_some_and(|it| it > draft.now)
+    };
+    pass.partial = issue.tasks.iter().any(resting);
     if conditions.pause.is_some() && !startable.is_empty() {
-        waits.insert(Wait::Pause, words::paused());
+        pass.waits.insert(Wait::Pause, words::paused());
+        pass.partial = true;
         return;
     }
     let mut chosen: Vec<Start> = Vec::new();
     let mut conditions = conditions.clone();
     let day = conditions.clone();
-    let mut purse = Purse::of(issue, &day, draft.before);
+    let mut purse = Purse::of(issue, &day, draft.changes_of(day.day.date));
     for task in startable {
         if chosen.len() >= issue.places_free() {
+            pass.partial = true;
             break;
         }
         let fits = |kind: &&ExecutorKind| purse.check(task, **kind).is_ok();
@@ -128,10 +150,16 @@ fn dispatch(draft: &mut Draft, conditions: &Conditions, waits: &mut Waits) {
             } => (executor, why, instead_of),
             Choice::Wait { executor, why } => {
                 let wait = words::waits_for_executor(&why);
-                waits.entry(Wait::Executor(executor)).or_insert(wait);
+                pass.waits.entry(Wait::Executor(executor)).or_insert(wait);
                 continue;
             }
         };
+        // Whether one that was down takes something again, one task finds out.
+        let probed = |it: &Start| it.executor == executor;
+        if was_down(issue, executor) && (chosen.iter().any(probed) || tries(issue, executor)) {
+            pass.partial = true;
+            continue;
+        }
         match purse.admit(task, executor) {
             Ok(reserved) => {
                 let free = conditions
@@ -153,10 +181,11 @@ fn dispatch(draft: &mut Draft, conditions: &Conditions, waits: &mut Waits) {
             Err(refused) => {
                 let Refused { scope, .. } = refused;
                 let wait = words::waits_for_money(issue, task, &refused);
-                waits.entry(Wait::Money(scope)).or_insert(wait);
+                pass.waits.entry(Wait::Money(scope)).or_insert(wait);
                 // What comes first gets the money first; only a task's own limit
                 // stands in nobody's way.
                 if scope != Scope::Task {
+                    pass.partial = true;
                     break;
                 }
             }
@@ -199,12 +228,12 @@ impl Start {
     }
 }
 
-fn merge(draft: &mut Draft, conditions: &Conditions, waits: &mut Waits) {
+fn merge(draft: &mut Draft, conditions: &Conditions, pass: &mut Pass) {
     let Some((task, pull, sha)) = draft.issue.mergeable() else {
         return;
     };
     if conditions.pause.is_some_and(|it| it.merges) {
-        waits.entry(Wait::Pause).or_insert_with(words::paused);
+        pass.waits.entry(Wait::Pause).or_insert_with(words::paused);
         return;
     }
     let effect = Effect::Merge {
@@ -216,12 +245,18 @@ fn merge(draft: &mut Draft, conditions: &Conditions, waits: &mut Waits) {
 }
 
 /// Writes down what is waited for now, and tells people what they have to know, once.
-fn wait(draft: &mut Draft, waits: Waits) {
-    let over: Vec<Wait> = draft
-        .issue
-        .waits
-        .keys()
-        .filter(|on| !waits.contains_key(on) && !tries(&draft.issue, **on))
+fn wait(draft: &mut Draft, pass: Pass) {
+    let Pass { waits, partial } = pass;
+    let issue = &draft.issue;
+    let over = |on: &Wait| match on {
+        // Nothing is lost when this is asked again; and no limit stands in its way.
+        Wait::Pause => true,
+        Wait::Executor(executor) => !partial && !tries(issue, *executor),
+        Wait::Money(_) => !partial,
+    };
+    let known = issue.waits.keys();
+    let over: Vec<Wait> = known
+        .filter(|on| !waits.contains_key(on) && over(on))
         .copied()
         .collect();
     for on in over {
@@ -230,37 +265,50 @@ fn wait(draft: &mut Draft, waits: Waits) {
     for (on, (waiting, activity)) in waits {
         // What is left changes all the time; that is no news. Another limit is.
         let known = draft.issue.waits.get(&on);
-        let same = |it: &Waiting| it.limit == waiting.limit && (it.told || !waiting.told);
+        let same = |it: &Waiting| it.limit == waiting.limit && it.told >= waiting.told;
         if known.is_some_and(same) {
             continue;
         }
-        let Waiting { why, told, limit } = waiting;
+        let Waiting {
+            why,
+            told,
+            limit,
+            enough,
+        } = waiting;
         draft.emit(Event::Waits {
             on,
             why,
             told,
             limit,
+            enough,
         });
-        if let Some(activity) = activity.filter(|_| told && !draft.issue.reported) {
+        if let Some(activity) = activity.filter(|_| !draft.issue.reported) {
             draft.say(activity);
         }
     }
 }
 
-/// Is it just being tried whether the executor takes something again?
-fn tries(issue: &Issue, on: Wait) -> bool {
-    let starting = |task: &Task, executor| {
+/// Is it being tried just now whether the executor takes something?
+fn tries(issue: &Issue, executor: ExecutorKind) -> bool {
+    let starting = |task: &Task| {
         matches!(task.state, TaskState::Starting { .. }) && task.executor == Some(executor)
     };
-    match on {
-        Wait::Executor(executor) => issue.tasks.iter().any(|it| starting(it, executor)),
-        Wait::Pause | Wait::Money(_) => false,
-    }
+    issue.tasks.iter().any(starting)
 }
 
-/// Tells how much of a limit is spent, once for each step.
+/// It was down when something was last to go there.
+fn was_down(issue: &Issue, executor: ExecutorKind) -> bool {
+    issue.fallen.contains(&executor) || issue.waits.contains_key(&Wait::Executor(executor))
+}
+
+/// Tells how much of a limit is spent, once for each step; a day's by the first
+/// issue in which it can still be said.
 fn alert(draft: &mut Draft, conditions: &Conditions) {
-    let purse = Purse::of(&draft.issue, conditions, draft.before);
+    if draft.issue.cancelled.is_some() || draft.issue.reported {
+        return;
+    }
+    let changes = draft.changes_of(conditions.day.date);
+    let purse = Purse::of(&draft.issue, conditions, changes);
     let reached = |scope: Scope| {
         let (spent, max) = purse.stands(scope);
         let max = max.filter(|it| *it > 0)?;
@@ -290,9 +338,6 @@ fn alert(draft: &mut Draft, conditions: &Conditions) {
             percent,
             day,
         });
-        let activity = words::alert(scope, percent, spent, max);
-        if draft.issue.cancelled.is_none() && !draft.issue.reported {
-            draft.say(activity);
-        }
+        draft.say(words::alert(scope, percent, spent, max));
     }
 }

@@ -7,7 +7,7 @@ use super::forecast::Forecast;
 use super::money::Scope;
 use super::{
     Briefing, CancelReason, Effect, Ending, ExecutorKind, Fault, Opening, Outcome, Seq, SessionId,
-    Spec, TaskId, Time, Wait, words_enum,
+    Spec, TaskId, Telling, Time, Wait, words_enum,
 };
 
 /// Something that happened, as the log remembers it. Past tense; never changed.
@@ -81,14 +81,17 @@ pub enum Event {
     ChangeAsked {
         text: String,
     },
-    /// Nothing that needs this is begun for now. `told`: people have to know.
+    /// Nothing that needs this is begun for now.
     Waits {
         on: Wait,
         why: String,
-        told: bool,
-        /// The limit that stands in the way, millionths of a USD.
+        told: Telling,
+        /// The limit that stands in the way, millionths of a USD …
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<i64>,
+        /// … and how high it would have to be.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        enough: Option<i64>,
     },
     /// That is over.
     Resumed {

@@ -131,11 +131,13 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
             why,
             told,
             limit,
+            enough,
         } => {
             let waiting = Waiting {
                 why: why.clone(),
                 told: *told,
                 limit: *limit,
+                enough: *enough,
             };
             issue.waits.insert(*on, waiting);
         }
@@ -274,7 +276,8 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
         }),
         Event::Approved { task, sha, why: _ } => {
             change(issue, task, |task| {
-                task.state = TaskState::Approved { sha: sha.clone() }
+                task.state = TaskState::Approved { sha: sha.clone() };
+                task.validated_at = Some(*at);
             });
         }
         Event::Readied { task } => change(issue, task, |task| task.state = TaskState::Ready),
@@ -394,6 +397,7 @@ fn requested(issue: &mut Issue, key: Seq, effect: &Effect, at: Time) {
                 task.state = TaskState::Starting { key };
                 task.attempt = *attempt;
                 task.reserved = *reserved;
+                task.validated_at = None;
                 task.branch = Some(branch);
                 task.run_url = None;
                 task.reported_pull = None;

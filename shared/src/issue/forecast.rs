@@ -117,14 +117,15 @@ struct Bounds {
 
 /// What the work of a round did come to, the making of the plan left out: the
 /// USD of its runs, and the minutes from the first start to the last end, where
-/// there were both.
+/// there were both. That a person let a good change lie is not the work's.
 pub fn came_to(issue: &Issue) -> (f64, Option<f64>) {
     let work = || {
         let tasks = issue.tasks.iter();
         tasks.filter(|it| it.spec.kind != TaskKind::Orchestrator)
     };
     let began = work().filter_map(|it| it.started_at).min();
-    let ended = work().filter_map(|it| it.finished_at).max();
+    let end = |it: &Task| it.validated_at.or(it.finished_at);
+    let ended = work().filter_map(end).max();
     let seconds = began.zip(ended).map(|(began, ended)| seconds(began, ended));
     let minutes = seconds.map(|it| it.max(0) as f64 / SECONDS_PER_MINUTE);
     (work().map(|it| it.cost_usd).sum(), minutes)

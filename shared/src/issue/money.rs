@@ -50,24 +50,24 @@ pub struct Refused {
     pub need: i64,
     /// It will fit as soon as what is reserved now is settled for less.
     pub frees: bool,
+    /// Runs of this very issue have something set aside.
+    pub ours: bool,
 }
 
 impl<'a> Purse<'a> {
-    /// `before`: what the issue had spent and reserved when the day's account was
-    /// read; what this decision itself has booked comes on top.
-    pub(super) fn of(issue: &'a Issue, conditions: &'a Conditions, before: (i64, i64)) -> Self {
-        let (spent, reserved) = (micros(issue.spent_usd), issue.reserved());
+    /// `changes`: what this decision itself has booked on the day, and set aside on it.
+    pub(super) fn of(issue: &'a Issue, conditions: &'a Conditions, changes: (i64, i64)) -> Self {
         let rules = &conditions.rules;
         let day = &conditions.day;
         Self {
             issue,
             conditions,
             issue_max: raised(issue, conditions, Scope::Issue, rules.cost_per_issue_max),
-            issue_spent: spent,
-            issue_reserved: reserved,
+            issue_spent: micros(issue.spent_usd),
+            issue_reserved: issue.reserved(),
             day_max: raised(issue, conditions, Scope::Day, rules.cost_per_day_max),
-            day_spent: day.spent + spent - before.0,
-            day_reserved: day.reserved + reserved - before.1,
+            day_spent: day.spent + changes.0,
+            day_reserved: day.reserved + changes.1,
         }
     }
 
@@ -136,6 +136,7 @@ impl<'a> Purse<'a> {
                     left,
                     need: enough,
                     frees: false,
+                    ours: false,
                 });
             }
         }
@@ -159,6 +160,7 @@ impl<'a> Purse<'a> {
                     left,
                     need,
                     frees,
+                    ours: self.issue_reserved > 0,
                 });
             }
         }

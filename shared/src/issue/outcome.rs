@@ -167,8 +167,9 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
             activity: Activity::Thought(_) | Activity::Action { .. } | Activity::Elicitation { .. },
             ..
         } if withdrawn => true,
+        // What is asked is waited for.
         Effect::Say {
-            activity: Activity::Response(_) | Activity::Error(_),
+            activity: Activity::Response(_) | Activity::Error(_) | Activity::Elicitation { .. },
             ..
         }
         | Effect::Fetch => worn_out(LAST_WORD_TRIES_MAX),
@@ -176,7 +177,7 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
             worn_out(LAST_WORD_TRIES_MAX)
         }
         Effect::Say {
-            activity: Activity::Thought(_) | Activity::Action { .. } | Activity::Elicitation { .. },
+            activity: Activity::Thought(_) | Activity::Action { .. },
             ..
         } => worn_out(SAY_TRIES_MAX),
         Effect::Tell { .. } => worn_out(TRIES_MAX),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
 
 use super::forecast::Forecast;
 use super::money::{Reservation, Scope, micros};
@@ -112,6 +113,8 @@ pub struct Task {
     pub answer: Option<String>,
     pub not_before: Option<Time>,
     pub started_at: Option<Time>,
+    /// When its head was found good.
+    pub validated_at: Option<Time>,
     pub finished_at: Option<Time>,
 }
 
@@ -201,10 +204,22 @@ pub enum Consent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
     pub why: String,
-    /// People were told.
-    pub told: bool,
-    /// The limit that stands in the way, millionths of a USD.
+    pub told: Telling,
+    /// The limit that stands in the way, millionths of a USD …
     pub limit: Option<i64>,
+    /// … and how high it would have to be.
+    pub enough: Option<i64>,
+}
+
+super::words_enum! {
+    /// How much people hear of what is waited for.
+    Telling {
+        /// It goes by before they would care.
+        Silent = "silent",
+        Said = "said",
+        /// They are asked to do something about it.
+        Asked = "asked",
+    }
 }
 
 /// Something worth asking about.
@@ -497,6 +512,15 @@ impl Issue {
         reserved.map(|it| micros(it.usd)).sum()
     }
 
+    /// The same by the day whose limit it counts for.
+    pub(super) fn reserved_by_day(&self) -> BTreeMap<Date, i64> {
+        let mut days = BTreeMap::new();
+        for it in self.tasks.iter().filter_map(|it| it.reserved.as_ref()) {
+            *days.entry(it.day).or_default() += micros(it.usd);
+        }
+        days
+    }
+
     /// When something has to be done even if nothing is heard: a due effect or
     /// a deadline, or something that could begin and was not considered yet.
     /// `None` when the issue only waits for the world, or is over.
@@ -628,8 +652,23 @@ impl Task {
             answer: None,
             not_before: None,
             started_at: None,
+            validated_at: None,
             finished_at: None,
         }
+    }
+
+    /// It is in a queue of ours, and nobody has begun it.
+    pub fn lies_idle(&self) -> bool {
+        let idle = matches!(
+            self.state,
+            TaskState::Running {
+                begun: None,
+                stopping: None,
+                ..
+            }
+        );
+        // A far executor spends from the create on; a job that waits for a place here does not.
+        idle && self.executor == Some(ExecutorKind::Local)
     }
 
     /// Nothing more will happen to it.

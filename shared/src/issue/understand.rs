@@ -5,6 +5,7 @@
 use super::answer;
 use super::outcome::{absent, faulted, is_holder, performed};
 use super::sight::{saw_pull, saw_run};
+use super::state::Consent;
 use super::{
     Activity, CancelReason, Draft, Effect, Event, HELD_SECONDS, Input, Opening, REASON_BYTES_MAX,
     SessionId, Settled, TaskId, Time, clip, words,
@@ -80,6 +81,13 @@ fn opened(draft: &mut Draft, opening: Opening) {
         session: session.clone(),
         activity,
     });
+    if under_way && draft.issue.consent == Consent::Asked {
+        // Who joins may answer, too.
+        draft.request(Effect::Say {
+            session: session.clone(),
+            activity: words::approval(&draft.issue),
+        });
+    }
     let pulls: Vec<_> = draft
         .issue
         .tasks
@@ -126,7 +134,7 @@ fn prompted(draft: &mut Draft, opening: Opening, activity: String, text: String,
             session,
             activity: Activity::Thought(answer),
         });
-    } else if let Some(answer) = issue.question().and_then(|it| answer::read(it, &text)) {
+    } else if let Some(answer) = issue.question().and_then(|it| answer::read(&it, &text)) {
         answer::answered(draft, answer, (session, activity, text), at);
     } else {
         draft.emit(Event::Prompted {

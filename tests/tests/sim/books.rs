@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::civil::Date;
 use shared::issue::{
     Activity, Effect, Event, ExecutorKind, Issue, IssueId, Outcome, Record, Reservation, Rules,
-    Scope, Strategy, TaskId, TaskKind, Time, Wait, evolve, micros, utc_day,
+    Scope, Strategy, TaskId, TaskKind, Telling, Time, Wait, evolve, micros, utc_day,
 };
 use shared::ports::{Append, Figures};
 use shared::stats;
@@ -319,7 +319,12 @@ fn check_told(issue: &Issue, append: &Append, news: &mut News) {
         )
     };
     for event in &append.events {
-        let Event::Waits { on, told: true, .. } = event else {
+        let Event::Waits {
+            on,
+            told: Telling::Said | Telling::Asked,
+            ..
+        } = event
+        else {
             continue;
         };
         let told = match on {

@@ -80,7 +80,7 @@ fn a_run_begins_only_if_all_of_it_fits_under_the_limit_of_the_issue() {
     let (question, options) = story.questions().pop().expect("a question");
     assert!(question.contains("limits.maxCostPerIssue"), "{question}");
     assert!(question.contains("$0.10 are left"), "{question}");
-    assert_eq!(options, ["raise to $2.80", "wait", "cancel"]);
+    assert_eq!(options, ["raise issue to $2.80", "wait", "cancel"]);
     // Time alone says nothing more.
     story.later(3_600);
     assert_eq!(story.look(), Vec::<String>::new());
@@ -352,4 +352,139 @@ fn a_cancelled_issue_has_nothing_reserved() {
         words::sentence(story.log.last().expect("an end")),
         "the round ended: cancelled"
     );
+}
+
+#[test]
+fn what_was_set_aside_yesterday_gives_nothing_back_today() {
+    let mut story = Story::new();
+    story.policy.strategy = Strategy::LocalOnly;
+    story.policy.parallel_max = 2;
+    let rules = |it: &mut shared::issue::Conditions| {
+        it.rules.cost_per_task_max = Some(1.0);
+        it.rules.cost_per_day_max = Some(3.0);
+    };
+    story.conditions = Box::new(rules);
+    let mut story = planned(story, &[A, B, C]);
+    assert_eq!(story.issue.reserved(), micros(2.0));
+    story.later(86_400 - 3_600 * 11);
+    // Others have taken all of the new day.
+    story.conditions = Box::new(move |it| {
+        rules(it);
+        it.day.spent = micros(1.0);
+        it.day.reserved = micros(2.0);
+    });
+    let mut cheap = super::ended(Err(super::failure("it gave up")));
+    cheap.cost_usd = Some(0.3);
+    story.hear(Input::SawRun {
+        task: "a".into(),
+        run: "run-a-1".into(),
+        sight: Sight::Ended(cheap),
+    });
+    story.make_all(nothing_held);
+    story.later(60);
+    story.look();
+    let states = ["a", "b", "c"].map(|it| story.state(it));
+    assert_eq!(states, ["todo", "running", "todo"]);
+}
+
+#[test]
+fn an_answer_raises_the_limit_that_it_names_and_only_as_far_as_needed() {
+    let mut story = Story::new();
+    story.policy.strategy = Strategy::CloudOnly;
+    story.policy.parallel_max = 3;
+    story.conditions = Box::new(|it| {
+        it.rules.cost_per_task_max = Some(0.5);
+        it.rules.cost_per_issue_max = Some(1.3);
+    });
+    // The plan and two tasks are paid for; then `a` has used up its own limit.
+    let mut story = planned(story, &[A, B, C]);
+    story.run_ends("a", 1, Err(super::failure("it gave up")));
+    story.run_ends("b", 1, Err(super::failure("it gave up")));
+    story.later(60);
+    story.look();
+    let asked = |story: &Story, scope| {
+        let waiting = story.issue.waits.get(&Wait::Money(scope));
+        waiting.is_some_and(|it| it.told == shared::issue::Telling::Asked)
+    };
+    assert!(
+        asked(&story, Scope::Task) && asked(&story, Scope::Issue),
+        "{:?}",
+        story.issue.waits
+    );
+    for unclear in [
+        "raise",
+        "raise to 20",
+        "raise ENG-42 to 20",
+        "raise issue by 5",
+        "raise issue to 1.31",
+    ] {
+        story.prompt("s1", unclear, unclear);
+        story.make_all(nothing_held);
+        assert!(story.issue.raised.is_empty(), "{unclear}");
+    }
+    story.prompt("s1", "good", "Raise issue to $20.00, please.");
+    story.make_all(nothing_held);
+    let raised: Vec<_> = story.issue.raised.iter().collect();
+    assert_eq!(raised, [(&Scope::Issue, &(20.0, None))]);
+}
+
+#[test]
+fn what_was_asked_stays_asked_while_other_things_stand_in_the_way() {
+    let mut story = Story::new();
+    story.policy.strategy = Strategy::CloudOnly;
+    let rules = |it: &mut shared::issue::Conditions| it.rules.cost_per_task_max = Some(0.5);
+    story.conditions = Box::new(rules);
+    let mut story = planned(story, &[A]);
+    story.run_ends("a", 1, Err(super::failure("it gave up")));
+    story.later(60);
+    story.look();
+    assert_eq!(story.questions().len(), 1);
+    story.conditions = Box::new(move |it| {
+        rules(it);
+        it.pause = Some(Pause::default());
+    });
+    story.look();
+    story.conditions = Box::new(rules);
+    story.look();
+    assert_eq!(story.questions().len(), 1);
+    story.prompt("s1", "p1", "raise task to $2");
+    story.make_all(nothing_held);
+    story.look();
+    assert_eq!(story.state("a"), "running");
+}
+
+#[test]
+fn a_job_that_no_runner_takes_goes_elsewhere_when_none_is_alive() {
+    let mut story = Story::new();
+    story.policy.strategy = Strategy::HybridParallel;
+    story.open("s1");
+    story.make_all(|it| matches!(it, Effect::Start { .. }));
+    let start = story
+        .issue
+        .due(story.now)
+        .into_iter()
+        .find(|it| matches!(it.effect, Effect::Start { .. }));
+    story.hear(Input::Performed {
+        key: start.expect("a start").key,
+        outcome: shared::issue::Outcome::Started {
+            run: "job-1".into(),
+            url: None,
+            begun: false,
+        },
+    });
+    story.make_all(nothing_held);
+    story.conditions =
+        Box::new(|it| it.executors[0].down = Some("no runner has been heard of".into()));
+    story.look();
+    let mut nothing = super::ended(Err(super::failure("stopped")));
+    nothing.cost_usd = Some(0.0);
+    story.hear(Input::SawRun {
+        task: "plan".into(),
+        run: "job-1".into(),
+        sight: Sight::Ended(nothing),
+    });
+    story.make_all(nothing_held);
+    let plan = story.issue.task(&"plan".into()).expect("the plan").clone();
+    assert_eq!(plan.executor, Some(ExecutorKind::Codegen));
+    assert_eq!((plan.word(), plan.attempts()), ("running", 1));
 }

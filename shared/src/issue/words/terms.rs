@@ -3,7 +3,7 @@
 use super::super::answer::{APPROVE, CANCEL, CHANGE, RAISE, WAIT};
 use super::super::forecast::{Forecast, Range, came_to};
 use super::super::money::{Refused, Scope, usd};
-use super::super::state::{Issue, Task, Waiting};
+use super::super::state::{Issue, Task, Telling, Waiting};
 use super::super::{Activity, TaskKind, Wait};
 use super::named;
 
@@ -89,7 +89,21 @@ pub(in super::super) fn change_asked(text: &str) -> String {
 }
 
 pub(in super::super) fn raise_how() -> String {
-    format!("Write to how much, for instance `{RAISE} to 20`; or `{WAIT}`, or `{CANCEL}`.")
+    format!(
+        "Write which limit and to how much, for instance `{RAISE} issue to 20`; or `{WAIT}`, or \
+         `{CANCEL}`."
+    )
+}
+
+pub(in super::super) fn raise_more(scope: Scope, enough: i64) -> String {
+    format!(
+        "That is not enough: the limit of the {scope} has to be ${:.2} at least.",
+        cents(enough)
+    )
+}
+
+pub(in super::super) fn no_is_what() -> String {
+    format!("Write `{CANCEL}` to drop it, or what should be different.")
 }
 
 pub(in super::super) fn raised(scope: Scope, usd: f64) -> String {
@@ -106,7 +120,7 @@ pub(in super::super) fn goes_on_waiting() -> String {
 }
 
 pub(in super::super) fn interrupted() -> String {
-    "an operator stopped all runs; it is begun again when that is over".into()
+    "its run was taken back, and is begun again when it may be".into()
 }
 
 /// An operator has put a stop to all that is new.
@@ -123,8 +137,9 @@ fn told(why: String) -> Told {
     let activity = Activity::Thought(format!("I wait: {why}."));
     let waiting = Waiting {
         why,
-        told: true,
+        told: Telling::Said,
         limit: None,
+        enough: None,
     };
     (waiting, Some(activity))
 }
@@ -137,51 +152,57 @@ pub(in super::super) fn waits_for_money(issue: &Issue, task: &Task, refused: &Re
         left,
         need,
         frees,
+        ours,
     } = *refused;
-    let limit = Some(max);
-    let (max, left, need) = (usd(max), usd(left.max(0)), usd(need));
     let (of, key) = match scope {
         Scope::Task => (format!("of {}", named(task)), "limits.maxCostPerTask"),
         Scope::Issue => (format!("of {}", issue.identifier), "limits.maxCostPerIssue"),
         Scope::Day => ("of this day (UTC)".to_owned(), "limits.maxCostPerDay"),
     };
+    let enough = max - left + need;
     let why = format!(
-        "the limit {of} is ${max:.2}, ${left:.2} are left, and the next run may cost ${need:.2} \
-         ({key})"
+        "the limit {of} is ${:.2}, ${:.2} are left, and the next run may cost ${:.2} ({key})",
+        usd(max),
+        usd(left.max(0)),
+        usd(need)
     );
+    let waiting = |why: String, told| Waiting {
+        why,
+        told,
+        limit: Some(max),
+        enough: Some(enough),
+    };
     if frees {
         let why = format!("{why}; it begins when what runs has cost less than is set aside for it");
-        let waiting = Waiting {
-            why,
-            told: false,
-            limit,
-        };
-        return (waiting, None);
+        if ours {
+            return (waiting(why, Telling::Silent), None);
+        }
+        // Who waits for what other issues do should not wonder.
+        let activity = Activity::Thought(format!("I wait: {why}."));
+        return (waiting(why, Telling::Said), Some(activity));
     }
     let again = match scope {
         Scope::Day => "it goes on tomorrow at 00:00 UTC by itself, or when the limit is raised",
         Scope::Task | Scope::Issue => "it goes on when the limit is raised",
     };
-    // Twice the limit is a round offer, and enough for the run in any case.
-    let offer = (max * 2.0).max(max - left + need);
+    let why = format!("{why}; {again}");
+    let offer = cents((max * 2).max(enough));
     let question = format!(
-        "I wait: {why}; {again}, by `cyrus config set {key} {offer:.2}`, or for this issue \
-         alone by an answer here."
+        "I wait: {why}, by `cyrus config set {key} {offer:.2}`, or for this issue alone by an \
+         answer here."
     );
     let options = vec![
-        format!("{RAISE} to ${offer:.2}"),
+        format!("{RAISE} {scope} to ${offer:.2}"),
         WAIT.to_owned(),
         CANCEL.to_owned(),
     ];
-    let why = format!("{why}; {again}");
-    (
-        Waiting {
-            why,
-            told: true,
-            limit,
-        },
-        Some(Activity::Elicitation { question, options }),
-    )
+    let activity = Activity::Elicitation { question, options };
+    (waiting(why, Telling::Asked), Some(activity))
+}
+
+/// USD, rounded up to cents.
+fn cents(micros: i64) -> f64 {
+    usd(micros.saturating_add(9_999) / 10_000 * 10_000)
 }
 
 /// A task goes elsewhere than it would have gone.
