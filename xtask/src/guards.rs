@@ -66,8 +66,8 @@ const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "a task waits for what it depends on",
-        file: "shared/src/issue/advance.rs",
-        with: ".all(|on| issue.task(on).is_some_and(Task::achieved))",
+        file: "shared/src/issue/state.rs",
+        with: ".all(|on| self.task(on).is_some_and(Task::achieved))",
         without: ".all(|_| true)",
     },
     Guard {
@@ -129,6 +129,66 @@ const GUARDS: &[Guard] = &[
         file: "shared/src/engine/call.rs",
         with: "format!(\"{id}:{born}:{key}\")",
         without: "format!(\"{id}:{born}:{key}:{:?}\", std::time::Instant::now())",
+    },
+    Guard {
+        name: "an append that goes over the limit of a day is refused",
+        file: "shared/src/stats/account.rs",
+        with: "} if *micros > 0 => Some(Limit {",
+        without: "} if *micros < i64::MIN + 1 => Some(Limit {",
+    },
+    Guard {
+        name: "a run that does not fit under the limit of an issue is not admitted",
+        file: "shared/src/issue/money.rs",
+        with: "            if left < need {",
+        without: "            if left < need && scope != Scope::Issue {",
+    },
+    Guard {
+        name: "a further run of a task fits under the limit of the task",
+        file: "shared/src/issue/money.rs",
+        with: "            if left < enough {",
+        without: "            if false && left < enough {",
+    },
+    Guard {
+        name: "what one decision admits counts for the next run in it",
+        file: "shared/src/issue/money.rs",
+        with: "        self.issue_reserved += need;",
+        without: "",
+    },
+    Guard {
+        name: "the switch is read again right before a start",
+        file: "shared/src/engine/call.rs",
+        with: "if self.pause().await?.is_some() {",
+        without: "if false {",
+    },
+    Guard {
+        name: "a start that is given up gives its money back",
+        file: "shared/src/issue/evolve.rs",
+        with: "            task.attempt = task.attempt.saturating_sub(1);\n            task.reserved = None;",
+        without: "            task.attempt = task.attempt.saturating_sub(1);",
+    },
+    Guard {
+        name: "what is not known to have cost less counts as all that was set aside",
+        file: "shared/src/issue/sight.rs",
+        with: "(reserved.map_or(0.0, |it| it.usd), true)",
+        without: "(reserved.map_or(0.0, |it| it.usd / 2.0), true)",
+    },
+    Guard {
+        name: "a cost that is none is not booked",
+        file: "shared/src/issue/sight.rs",
+        with: ".filter(|usd| (0.0..=COST_USD_MAX).contains(usd))",
+        without: ".filter(|usd| *usd <= COST_USD_MAX)",
+    },
+    Guard {
+        name: "a run that a pause has stopped does not count",
+        file: "shared/src/issue/evolve.rs",
+        with: "task.free_runs += 1;",
+        without: "task.free_runs += 0;",
+    },
+    Guard {
+        name: "local-only stays at home",
+        file: "shared/src/issue/route.rs",
+        with: "    if !strategy.may_move() {",
+        without: "    if false {",
     },
 ];
 
