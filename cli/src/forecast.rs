@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde_json::Value;
-use shared::issue::{Availability, Conditions};
+use shared::issue::Conditions;
 use shared::ports::Clock as _;
 use shared::view;
 use shared::view::status::configured;
@@ -35,9 +35,9 @@ async fn read(common: &Common, store: &Store, name: &str) -> anyhow::Result<Valu
     let issue = engine.load(&id).await?;
     let mut conditions = Conditions::clone(&*engine.conditions().await?);
     // The executor on this machine is there when the service runs.
-    for kind in configured(&settings) {
-        if conditions.executor(kind).is_none() {
-            conditions.executors.push(Availability::open(kind));
+    for it in configured(&settings) {
+        if conditions.executor(it.kind).is_none() {
+            conditions.executors.push(it);
         }
     }
     let forecast = view::forecast::read(&issue, &conditions, SystemClock.now());

@@ -106,7 +106,10 @@ impl Service {
         let doors = Arc::new(Doors {
             engine: Arc::clone(&engine),
             wake: Box::new(move |id| wake.act(id)),
-            wake_all: Box::new(move || wake_all.look_at_all()),
+            wake_all: Box::new(move || {
+                wake_all.look_at_all();
+                Box::pin(std::future::ready(()))
+            }),
             linear_secrets,
             api_token: settings.api_token.as_ref().map(|it| it.0.clone()),
             live,

@@ -15,6 +15,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -36,7 +37,7 @@ pub struct Doors {
     /// Called after something was recorded for an issue. Carries no data, and may be lost.
     pub wake: Box<dyn Fn(IssueId) + Send + Sync>,
     /// Called after something has changed that holds for all issues. May be lost, too.
-    pub wake_all: Box<dyn Fn() + Send + Sync>,
+    pub wake_all: Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
     /// The secrets that sign Linear's webhooks: the one in force, and during a rotation the last one.
     pub linear_secrets: Vec<SecretString>,
     /// The bearer token of `/api`; none leaves it open.

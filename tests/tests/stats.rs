@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use shared::config::{self, Env, Settings};
 use shared::issue::history::{Cell, History};
 use shared::issue::{
-    AgentPolicy, Brief, Briefing, CancelReason, Check, CheckState, Conditions, Draft, Effect,
-    Ending, Event, ExecutorKind, Failure, FailureClass, Fault, Input, Issue, IssueId, MergeMethod,
-    MergeMode, Opening, Outcome, Planning, Policy, PullFacts, PullState, Repository, RoundOutcome,
-    RunResult, Scope, SessionId, Sight, Strategy, TaskId, TaskKind, Time, Verbosity, words,
+    AgentPolicy, Availability, Brief, Briefing, CancelReason, Check, CheckState, Conditions, Draft,
+    Effect, Ending, Event, ExecutorKind, Failure, FailureClass, Fault, Input, Issue, IssueId,
+    MergeMethod, MergeMode, Opening, Outcome, Planning, Policy, PullFacts, PullState, Repository,
+    RoundOutcome, RunResult, Scope, SessionId, Sight, Strategy, TaskId, TaskKind, Time, Verbosity,
+    words,
 };
 use shared::ports::{
     Append, Attention, Entry, Figures, Head, Log as _, RegisterWrite, Registers as _,
@@ -868,7 +869,12 @@ async fn an_organisation_that_is_no_number_makes_codegen_unhealthy() {
     let now = Story::new().now;
     let settings = settings(r#"{"repositories":[],"codegen":{"orgId":"acme","apiToken":"t"}}"#);
     let facts = Facts::read(&log, &log, now).await.expect("facts");
-    let status = facts.status(&settings, &[ExecutorKind::Codegen], None, now);
+    let status = facts.status(
+        &settings,
+        &[Availability::open(ExecutorKind::Codegen)],
+        None,
+        now,
+    );
     let codegen = &status.executors[0];
     assert!(!codegen.healthy && codegen.running.is_none());
     assert!(

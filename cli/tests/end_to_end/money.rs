@@ -79,7 +79,10 @@ async fn a_fan_out_begins_what_the_day_pays_for_and_the_rest_when_the_limit_is_r
     let asked = || town.said(&session, "elicitation");
     until("people are asked", || asked().len() == 1).await;
     assert!(asked()[0].body().contains(&limit), "{:?}", asked());
-    assert_eq!(offered(&asked()[0]), ["raise day to $14.50", "wait", "cancel"]);
+    assert_eq!(
+        offered(&asked()[0]),
+        ["raise day to $14.50", "wait", "cancel"]
+    );
     let budget = town.document(&["status"])["budget"].clone();
     let expected = json!({ "day_usd": day, "spent_usd": day, "reserved_usd": 0.0 });
     assert_eq!(budget, expected);
@@ -140,7 +143,10 @@ async fn an_answer_in_linear_raises_the_limit_of_an_issue() {
     assert_eq!(issue["limit_usd"], issue_max);
     let asked = || town.said(&session, "elicitation");
     until("people are asked", || asked().len() == 1).await;
-    assert_eq!(offered(&asked()[0]), ["raise issue to $4.50", "wait", "cancel"]);
+    assert_eq!(
+        offered(&asked()[0]),
+        ["raise issue to $4.50", "wait", "cancel"]
+    );
 
     // What raises nothing changes nothing.
     town.pick(&session, "wait").await;

@@ -60,6 +60,6 @@ async fn stand(doors: &Doors) -> anyhow::Result<StatusDoc> {
         }
         running = Some(runs);
     }
-    let present: Vec<_> = hands.executors.iter().map(|it| it.kind()).collect();
-    Ok(facts.status(&settings, &present, running.as_deref(), now))
+    let conditions = doors.engine.conditions().await?;
+    Ok(facts.status(&settings, &conditions.executors, running.as_deref(), now))
 }

@@ -61,7 +61,11 @@ async fn unset(State(doors): State<Arc<Doors>>, Path(key): Path<String>) -> Resp
 
 async fn change(doors: &Doors, key: &str, value: Option<Value>) -> Response {
     match doors.live.configuration().set(key, value).await {
-        Ok(changed) => Json(changed).into_response(),
+        Ok(changed) => {
+            // What waited for a limit may begin.
+            (doors.wake_all)().await;
+            Json(changed).into_response()
+        }
         Err(refused) => refuse(&refused),
     }
 }
@@ -100,19 +104,19 @@ async fn pause(State(doors): State<Arc<Doors>>, body: Bytes) -> Response {
     let asked = Pause { stop_runs, merges };
     let hands = doors.engine.hands();
     let turned = pause::pause(hands.registers.as_ref(), asked, hands.clock.now()).await;
-    turned_to(&doors, Some(asked), turned)
+    turned_to(&doors, Some(asked), turned).await
 }
 
 async fn resume(State(doors): State<Arc<Doors>>) -> Response {
     let hands = doors.engine.hands();
     let turned = pause::resume(hands.registers.as_ref(), hands.clock.now()).await;
-    turned_to(&doors, None, turned)
+    turned_to(&doors, None, turned).await
 }
 
-fn turned_to(doors: &Doors, to: Option<Pause>, turned: anyhow::Result<()>) -> Response {
+async fn turned_to(doors: &Doors, to: Option<Pause>, turned: anyhow::Result<()>) -> Response {
     match turned {
         Ok(()) => {
-            (doors.wake_all)();
+            (doors.wake_all)().await;
             Json(PauseDoc::of(to)).into_response()
         }
         Err(error) => broken(&error),

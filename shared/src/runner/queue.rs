@@ -30,6 +30,7 @@ use super::orders::REGISTER_BYTES_MAX;
 use super::push::{Answer, Push};
 use super::standing::{Kept, Over, Standing};
 use crate::issue::{Failure, FailureClass, IssueId, REASON_BYTES_MAX, Sight, Time, clip};
+use crate::pause;
 use crate::ports::{AppendError, Clock, Job, RegisterWrite, Registers};
 
 pub(super) const JOBS: &str = "jobs";
@@ -173,6 +174,13 @@ impl FarRunners {
         runner: Option<&str>,
         here: &str,
     ) -> anyhow::Result<Option<(JobDoc, Standing)>> {
+        // What is queued has not begun, and under a pause nothing does.
+        if pause::read(self.registers.as_ref(), self.now())
+            .await?
+            .is_some()
+        {
+            return Ok(None);
+        }
         if self.read::<Over>(RESULTS, key).await?.is_some() {
             // A start that was late put it here again; it has had its run.
             self.write::<Kept>(JOBS, key, None, None, version).await?;

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::config::Settings;
 use crate::guard::{BREAKERS, broken};
-use crate::issue::{ExecutorKind, Issue, IssueId, Pause, Time, Watch};
+use crate::issue::{Availability, ExecutorKind, Issue, IssueId, Pause, Time, Watch};
 use crate::pause;
 use crate::ports::{Attention, Figures, Log, Register, Registers};
 use crate::stats::{Period, accounts_of, ledger, overdue_seconds, usd};
@@ -94,22 +94,26 @@ impl Facts {
         (watched.len() <= COUNTED_MAX).then_some(watched)
     }
 
-    /// The document. `present`: the executors there are; `running`: whose runs are at work.
+    /// The document. `present`: the executors there are, and how they say that they
+    /// stand; `running`: whose runs are at work.
     pub fn status(
         &self,
         settings: &Settings,
-        present: &[ExecutorKind],
+        present: &[Availability],
         running: Option<&[ExecutorKind]>,
         now: Time,
     ) -> StatusDoc {
-        let executor = |kind: &ExecutorKind| {
-            let why = misconfigured(settings, *kind).or_else(|| broken(*kind, &self.breakers));
+        let executor = |it: &Availability| {
+            let kind = it.kind;
+            let why = misconfigured(settings, kind)
+                .or_else(|| it.down.clone())
+                .or_else(|| broken(kind, &self.breakers));
             ExecutorStatus {
                 name: kind.word(),
                 healthy: why.is_none(),
                 why,
-                running: running.map(|all| all.iter().filter(|it| *it == kind).count()),
-                slots: slots(settings, *kind),
+                running: running.map(|all| all.iter().filter(|it| **it == kind).count()),
+                slots: slots(settings, kind),
             }
         };
         let (spent, reserved) = ledger(&self.today);
@@ -130,13 +134,14 @@ impl Facts {
     }
 }
 
-/// The executors that the settings ask for.
-pub fn configured(settings: &Settings) -> Vec<ExecutorKind> {
+/// The executors that the settings ask for; how they stand, nobody can be asked.
+pub fn configured(settings: &Settings) -> Vec<Availability> {
     let is_there = |kind: &&ExecutorKind| match kind {
         ExecutorKind::Local => settings.runner.concurrency > 0 || settings.runner.token.is_some(),
         ExecutorKind::Codegen => settings.codegen.is_some(),
     };
-    ExecutorKind::ALL.iter().filter(is_there).copied().collect()
+    let there = ExecutorKind::ALL.iter().filter(is_there);
+    there.map(|it| Availability::open(*it)).collect()
 }
 
 /// Where the runs of an issue are at work.

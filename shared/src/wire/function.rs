@@ -12,6 +12,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use axum::response::IntoResponse as _;
+use futures_util::future::join_all;
 use tokio::sync::Mutex;
 use tower::ServiceExt as _;
 use tracing::{error, warn};
@@ -26,6 +27,9 @@ use crate::runner::{FarRunners, Look};
 use crate::stats::{self, WebhookRefusal};
 use crate::store::dynamo::DynamoLog;
 use crate::store::memory::MemoryLog;
+
+/// The issues that are hinted at when something changes for all of them.
+const HINTS_MAX: usize = 100;
 
 /// A function that has started.
 pub struct Function {
@@ -144,6 +148,7 @@ impl Function {
             ..
         } = parts.as_ref();
         let table = Arc::clone(&parts.table);
+        let everybody = (Arc::clone(engine), Arc::clone(&table));
         let look: Look = Box::new(move |issue| {
             let table = Arc::clone(&table);
             Box::pin(async move {
@@ -161,11 +166,29 @@ impl Function {
             engine: Arc::clone(engine),
             // The table's stream wakes the orchestrator.
             wake: Box::new(|_| ()),
-            // The schedule looks at everything within a minute.
-            wake_all: Box::new(|| ()),
+            wake_all: Box::new(move || {
+                let (engine, table) = (Arc::clone(&everybody.0), Arc::clone(&everybody.1));
+                Box::pin(async move { hint_all(&engine, &table).await })
+            }),
             linear_secrets: linear_secrets(settings)?,
             api_token: settings.api_token.as_ref().map(|it| it.0.clone()),
             live: Arc::clone(live),
         })))
+    }
+}
+
+/// Has what runs or waits looked at now. Whoever is beyond the bound, or cannot be
+/// hinted at, is looked at by the schedule within a minute.
+async fn hint_all(engine: &Engine, table: &DynamoLog) {
+    let survey = match engine.survey().await {
+        Ok(survey) => survey,
+        Err(error) => return warn!("could not have anything looked at: {error:#}"),
+    };
+    let watched = survey.watching.iter().take(HINTS_MAX);
+    let hints = watched.map(|issue| table.hint(issue, SystemClock.now()));
+    for hinted in join_all(hints).await {
+        if let Err(error) = hinted {
+            warn!("could not have an issue looked at: {error:#}");
+        }
     }
 }

@@ -87,7 +87,8 @@ async fn each_decision_is_told_with_its_reason() {
         Event::Waits {
             on: Wait::Money(Scope::Day),
             why: why.into(),
-            told: true,
+            told: shared::issue::Telling::Said,
+            enough: None,
             limit: Some(50_000_000),
         },
         Event::Resumed {

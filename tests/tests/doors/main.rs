@@ -70,6 +70,7 @@ impl Door {
             wake: Box::new(|_| ()),
             wake_all: Box::new(move || {
                 bell.fetch_add(1, Ordering::SeqCst);
+                Box::pin(std::future::ready(()))
             }),
             linear_secrets: Vec::new(),
             api_token: None,

@@ -3,7 +3,7 @@
 
 use shared::issue::{
     Activity, Approval, Effect, Event, ExecutorKind, Fault, Input, Pause, Phase, RunResult, Scope,
-    Sight, Strategy, TaskId, Wait, micros, words,
+    Sight, Strategy, Wait, micros, words,
 };
 
 use super::{Story, nothing_held};
