@@ -319,17 +319,13 @@ fn check_told(issue: &Issue, append: &Append, news: &mut News) {
         )
     };
     for event in &append.events {
-        let Event::Waits {
-            on,
-            told: Telling::Said | Telling::Asked,
-            ..
-        } = event
-        else {
+        let Event::Waits { on, told, .. } = event else {
             continue;
         };
-        let told = match on {
-            Wait::Money(_) => says(|it| matches!(it, Activity::Elicitation { .. })),
-            Wait::Pause | Wait::Executor(_) => says(|it| matches!(it, Activity::Thought(_))),
+        let told = match told {
+            Telling::Silent => continue,
+            Telling::Said => says(|it| matches!(it, Activity::Thought(_))),
+            Telling::Asked => says(|it| matches!(it, Activity::Elicitation { .. })),
         };
         if !told && !issue.reported {
             news.broken.push(format!(

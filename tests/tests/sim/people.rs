@@ -18,6 +18,9 @@ const ISSUES_MAX: usize = 3;
 /// Whoever has not answered does so at such a step: a chance in a thousand.
 const REMINDED: u32 = 60;
 
+/// An answer that is none to a question about money.
+const ASIDE: &str = "mind the budget";
+
 /// One delivery of one fact.
 #[derive(Clone, Debug)]
 pub(crate) struct Letter {
@@ -158,6 +161,10 @@ impl Mail {
             return;
         };
         *remarks += 1;
+        let text = match text.as_str() {
+            ASIDE => format!("{ASIDE}, answer {remarks}"),
+            _ => text,
+        };
         let input = Input::Prompted {
             opening: opening.clone(),
             activity: format!("{issue}-answer-{remarks}"),
@@ -275,10 +282,14 @@ impl Mail {
 
 /// What a person answers to a question with these options.
 fn answer(world: &mut World, options: &[String]) -> String {
+    if options.is_empty() {
+        // What was meant was not clear; it is said again, in one's own words.
+        return ["raise to $20", "raise to 3", ASIDE][world.rng.usize(0..3)].to_owned();
+    }
     let (first, last) = (&options[0], &options[options.len() - 1]);
     match world.rng.u8(0..12) {
         0 => last.clone(),
-        1 => "mind the budget".into(),
+        1 => ASIDE.into(),
         2 => options[1].clone(),
         3 => first.split(' ').next().unwrap_or_default().to_owned(),
         4 => "OK, go ahead".into(),
