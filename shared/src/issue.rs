@@ -23,6 +23,7 @@ pub mod route;
 mod sight;
 mod state;
 mod tally;
+mod task;
 mod understand;
 pub mod verdict;
 pub mod words;
@@ -45,10 +46,9 @@ pub use self::policy::{
     AgentPolicy, Brief, Briefing, MergeMethod, MergeMode, PROGRAM, Planning, Policy, Repository,
     Strategy, Tools, Verbosity,
 };
-pub use self::state::{
-    Issue, Phase, PlanWord, Pull, StopReason, Stopping, Task, TaskState, Telling, Watch,
-};
+pub use self::state::{Issue, Phase, Telling, Watch};
 pub use self::tally::{Tally, seconds};
+pub use self::task::{PlanWord, Pull, StopReason, Stopping, Task, TaskState};
 pub use self::verdict::{Check, CheckState, PullFacts, PullState};
 
 /// A moment, to the nanosecond, UTC.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 
 use super::owed::{Doubt, Owed};
-use super::state::{Consent, Pull, Waiting};
+use super::state::{Consent, Waiting};
+use super::task::Pull;
 use super::{
     Activity, Claim, Effect, Event, Failure, FailureClass, Fault, Issue, Outcome, Record, Seq,
     SessionId, Settled, Spec, StopReason, Stopping, Task, TaskId, TaskKind, TaskState, Time, words,

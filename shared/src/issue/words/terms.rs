@@ -3,8 +3,8 @@
 use super::super::answer::{APPROVE, CANCEL, CHANGE, RAISE, WAIT};
 use super::super::forecast::{Forecast, Range, came_to};
 use super::super::money::{Refused, Scope, usd};
-use super::super::state::{Issue, Task, Telling, Waiting};
-use super::super::{Activity, TaskKind, Wait};
+use super::super::state::{Issue, Telling, Waiting};
+use super::super::{Activity, Task, TaskKind, Wait};
 use super::named;
 
 type Told = (Waiting, Option<Activity>);
