@@ -214,7 +214,9 @@ pub struct Head {
     pub spent_usd: f64,
     #[serde(default)]
     pub reserved_usd: f64,
-    pub limit_usd: Option<f64>,
+    /// What a person has raised its limit to.
+    #[serde(default)]
+    pub raised_usd: Option<f64>,
     pub tasks_done: usize,
     pub tasks_total: usize,
     pub started_at: Time,

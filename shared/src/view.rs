@@ -102,7 +102,7 @@ pub fn issue(issue: &Issue, limit_usd: Option<f64>) -> IssueDoc {
         waiting_for: issue.waiting_for(),
         spent_usd: issue.spent_usd,
         reserved_usd: usd(issue.reserved()),
-        limit_usd: raised(issue, limit_usd),
+        limit_usd: or_raised(limit_usd, raised(issue)),
         started_at: issue.started_at,
         finished_at: issue.finished_at,
         tasks: issue.tasks.iter().map(|it| task(issue, it)).collect(),
@@ -144,10 +144,14 @@ fn task(issue: &Issue, task: &Task) -> TaskDoc {
     }
 }
 
-/// A limit of the issue, or what a person has raised it to.
-fn raised(issue: &Issue, limit_usd: Option<f64>) -> Option<f64> {
-    let to = issue.raised.get(&Scope::Issue).map(|(usd, _)| *usd);
-    limit_usd.map(|usd| to.map_or(usd, |to| usd.max(to)))
+/// What a person has raised the issue's limit to.
+fn raised(issue: &Issue) -> Option<f64> {
+    issue.raised.get(&Scope::Issue).map(|(usd, _)| *usd)
+}
+
+/// A limit of now, or what a person has raised it to.
+fn or_raised(limit_usd: Option<f64>, raised: Option<f64>) -> Option<f64> {
+    limit_usd.map(|usd| raised.map_or(usd, |raised| usd.max(raised)))
 }
 
 /// The head that is stored beside the log.
@@ -163,10 +167,7 @@ pub fn head(issue: &Issue) -> Head {
         waiting_for: issue.waiting_for().map(|it| crate::issue::clip(&it, 500)),
         spent_usd: issue.spent_usd,
         reserved_usd: usd(issue.reserved()),
-        limit_usd: raised(
-            issue,
-            issue.policy.as_ref().and_then(|it| it.cost_per_issue_max),
-        ),
+        raised_usd: raised(issue),
         tasks_done: issue.tasks.iter().filter(|it| it.over()).count(),
         tasks_total: issue.tasks.len(),
         started_at: issue.started_at,
@@ -188,7 +189,7 @@ pub fn line(head: Head, limit_usd: Option<f64>) -> IssueLine {
         waiting_for: head.waiting_for,
         spent_usd: head.spent_usd,
         reserved_usd: head.reserved_usd,
-        limit_usd,
+        limit_usd: or_raised(limit_usd, head.raised_usd),
         started_at: head.started_at,
         finished_at: head.finished_at,
         tasks_done: head.tasks_done,

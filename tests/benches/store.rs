@@ -400,7 +400,7 @@ fn workflow(issue: &str, steps: &[Vec<Event>]) -> impl Iterator<Item = Append> +
                 waiting_for: None,
                 spent_usd: 0.4,
                 reserved_usd: 0.0,
-                limit_usd: Some(10.0),
+                raised_usd: Some(10.0),
                 tasks_done: 3,
                 tasks_total: TASKS + 1,
                 started_at: at(0),

@@ -71,7 +71,7 @@ pub(crate) fn head(issue: &str, seq: Seq) -> Head {
         waiting_for: None,
         spent_usd: 0.25,
         reserved_usd: 0.0,
-        limit_usd: Some(10.0),
+        raised_usd: Some(10.0),
         tasks_done: 1,
         tasks_total: 3,
         started_at: at(0),

@@ -195,7 +195,7 @@ pub(super) fn stand_in(item: &Item, why: String) -> anyhow::Result<Head> {
         waiting_for: Some(why),
         spent_usd: 0.0,
         reserved_usd: 0.0,
-        limit_usd: None,
+        raised_usd: None,
         tasks_done: 0,
         tasks_total: 0,
         started_at: started_at.parse().context("when it started")?,
