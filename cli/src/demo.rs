@@ -27,8 +27,8 @@ use crate::{EXIT_FAILED, log_to_stderr};
 
 /// How often the story looks at how things stand.
 const GLANCE: Duration = Duration::from_millis(150);
-/// The poller's pause in the demo, in seconds.
-const POLL_SECONDS: &str = "0.25";
+/// The poller's pause in the demo, in seconds: Codegen takes 60 reads in 30 s.
+const POLL_SECONDS: &str = "0.75";
 /// How long the whole of it may take, at the default speed.
 const PATIENCE: Duration = Duration::from_secs(180);
 const SPEED: f64 = 60.0;

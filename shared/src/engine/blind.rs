@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::issue::{Fault, IssueId, TaskId, Time};
 use crate::ports::{AppendError, Clock, Hands, RegisterWrite, Registers};
@@ -48,7 +48,14 @@ impl Blind {
 
     /// A look at a task failed: since when it does.
     pub(super) async fn fails(&self, issue: &IssueId, task: &TaskId, fault: &Fault) -> Time {
-        warn!(%issue, %task, "could not look: {fault}");
+        match fault {
+            // We know that it goes by.
+            Fault::Busy { .. } => debug!(%issue, %task, "did not look: {fault}"),
+            Fault::Transient { .. }
+            | Fault::Ambiguous { .. }
+            | Fault::Down { .. }
+            | Fault::Permanent { .. } => warn!(%issue, %task, "could not look: {fault}"),
+        }
         let name = name(issue, task);
         let now = self.clock.now();
         self.known(|it| it.insert(name.clone()));
