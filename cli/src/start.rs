@@ -95,14 +95,14 @@ impl Service {
         }
         let engine = Arc::new(Engine::new(wire::hands(&live, store, forge, executor)?));
         let (wake, wake_all) = (bell.clone(), bell.clone());
-        let look: Look = {
+        let look = || -> Look {
             let bell = bell.clone();
             Box::new(move |id| {
                 bell.look(id);
                 Box::pin(ready(()))
             })
         };
-        let runners = runners.and_then(|it| wire::gate(&settings, it, look, WAIT_MAX));
+        let runners = runners.and_then(|it| wire::gate(&settings, it, look(), WAIT_MAX));
         let doors = Arc::new(Doors {
             engine: Arc::clone(&engine),
             wake: Box::new(move |id| wake.act(id)),
@@ -110,6 +110,9 @@ impl Service {
                 wake_all.look_at_all();
                 Box::pin(std::future::ready(()))
             }),
+            look: look(),
+            github_secrets: wire::github_secrets(&settings),
+            codegen_secret: wire::codegen_secret(&settings),
             linear_secrets,
             api_token: settings.api_token.as_ref().map(|it| it.0.clone()),
             live,

@@ -6,6 +6,7 @@
 mod http;
 mod json;
 mod slug;
+pub mod webhook;
 
 use std::sync::Arc;
 

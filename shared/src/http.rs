@@ -2,6 +2,7 @@
 //! what a request means is decided elsewhere.
 
 mod facts;
+mod hints;
 mod issues;
 mod operate;
 
@@ -38,6 +39,12 @@ pub struct Doors {
     pub wake: Box<dyn Fn(IssueId) + Send + Sync>,
     /// Called after something has changed that holds for all issues. May be lost, too.
     pub wake_all: Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
+    /// Called when something may have changed outside for an issue. May be lost, too.
+    pub look: runner::Look,
+    /// The secrets that sign GitHub's webhooks; with none, none is heard.
+    pub github_secrets: Vec<SecretString>,
+    /// What is in the path of Codegen's webhook; none leaves it shut.
+    pub codegen_secret: Option<SecretString>,
     /// The secrets that sign Linear's webhooks: the one in force, and during a rotation the last one.
     pub linear_secrets: Vec<SecretString>,
     /// The bearer token of `/api`; none leaves it open.
@@ -63,6 +70,7 @@ pub fn router(doors: Arc<Doors>) -> Router {
     let router = Router::new()
         .route("/linear-webhook", post(linear_webhook))
         .route("/webhook", post(linear_webhook))
+        .merge(hints::routes())
         .route("/healthz", get(|| async { "ok" }))
         .route("/status", get(status))
         .route(

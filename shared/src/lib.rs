@@ -20,6 +20,7 @@ mod aws;
 pub mod carry;
 pub mod codegen;
 pub mod config;
+pub mod delivery;
 pub mod engine;
 pub mod github;
 pub mod guard;

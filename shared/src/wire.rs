@@ -262,6 +262,18 @@ fn token(settings: &Settings, secret: Option<&Secret>) -> Token {
     Token::new(secret, &settings.vault, Arc::new(SystemClock))
 }
 
+/// The secrets that sign GitHub's webhooks.
+pub fn github_secrets(settings: &Settings) -> Vec<SecretString> {
+    let secret = settings.github.webhook_secret.iter();
+    secret.map(|it| it.0.clone()).collect()
+}
+
+/// What is in the path of Codegen's webhook.
+pub fn codegen_secret(settings: &Settings) -> Option<SecretString> {
+    let codegen = settings.codegen.as_ref()?;
+    Some(codegen.webhook_secret.as_ref()?.0.clone())
+}
+
 /// The secrets that sign Linear's webhooks.
 pub fn linear_secrets(settings: &Settings) -> Result<Vec<SecretString>, Missing> {
     match &settings.linear.webhook_secret {

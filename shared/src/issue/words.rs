@@ -36,6 +36,12 @@ pub fn branch(issue: &Issue, task: &TaskId, attempt: u32) -> String {
     branch
 }
 
+/// The issue that a branch of ours is for, in lower case.
+pub fn issue_of(branch: &str) -> Option<&str> {
+    let (issue, task) = branch.strip_prefix("cyrus/")?.split_once('/')?;
+    (!issue.is_empty() && !task.is_empty()).then_some(issue)
+}
+
 /// The mark by which a pull request is known as ours.
 pub fn marker(issue: &Issue, task: &TaskId) -> String {
     pull_marker(&issue.identifier, task)

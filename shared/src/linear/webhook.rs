@@ -3,14 +3,14 @@
 //! It keeps no memory: that a delivery comes twice is seen by the core, from the
 //! ids in it. No I/O and no clock.
 
-use hmac::{Hmac, KeyInit, Mac};
 use jiff::SignedDuration;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use sha2::Sha256;
 use tracing::debug;
 
+pub use crate::delivery::Refused;
+use crate::delivery::check_signature;
 use crate::issue::{
     CancelReason, Input, IssueId, Opening, REASON_BYTES_MAX, SessionId, TEXT_BYTES_MAX, Time, clip,
 };
@@ -24,17 +24,6 @@ pub const AHEAD_SECONDS_MAX: i64 = 60;
 /// Linear's ids are UUIDs; anything longer than this is none.
 const ID_BYTES_MAX: usize = 128;
 
-/// Why a delivery is not taken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// It is not from Linear, or not from now.
-    #[error("{0}")]
-    Unauthorized(&'static str),
-    /// It is from Linear, and not what Linear sends.
-    #[error("{0}")]
-    Malformed(String),
-}
-
 /// Takes a delivery in: the raw body, and the `Linear-Signature` header.
 ///
 /// `secrets` are all that hold now: two while one is being replaced. `Ok(None)`
@@ -45,6 +34,7 @@ pub fn hear(
     body: &[u8],
     now: Time,
 ) -> Result<Option<(IssueId, Input)>, Refused> {
+    let signature = signature.ok_or(Refused::Unauthorized("the signature is missing"))?;
     check_signature(secrets, signature, body)?;
     let envelope: Map<String, Value> = serde_json::from_slice(body).map_err(malformed)?;
     let sent = check_age(&envelope, now)?;
@@ -71,32 +61,6 @@ pub fn hear(
 }
 
 // ───────────────────────────── is it genuine ─────────────────────────────
-
-fn check_signature(
-    secrets: &[SecretString],
-    signature: Option<&str>,
-    body: &[u8],
-) -> Result<(), Refused> {
-    let signature = signature.ok_or(Refused::Unauthorized("the signature is missing"))?;
-    let wrong = Refused::Unauthorized("the signature is wrong");
-    // Linear writes lower case and no prefix, and its own verifier takes nothing else.
-    if signature.bytes().any(|it| it.is_ascii_uppercase()) {
-        return Err(wrong);
-    }
-    let Ok(signature) = hex::decode(signature) else {
-        return Err(wrong);
-    };
-    // An empty secret is one that nobody set, and everybody knows it.
-    let genuine = secrets
-        .iter()
-        .map(ExposeSecret::expose_secret)
-        .filter(|it| !it.is_empty())
-        .any(|secret| {
-            Hmac::<Sha256>::new_from_slice(secret.as_bytes())
-                .is_ok_and(|mac| mac.chain_update(body).verify_slice(&signature).is_ok())
-        });
-    if genuine { Ok(()) } else { Err(wrong) }
-}
 
 /// The signed time of sending. The header `Linear-Timestamp` is not signed, so it says nothing.
 fn check_age(envelope: &Map<String, Value>, now: Time) -> Result<Time, Refused> {

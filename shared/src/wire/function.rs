@@ -18,7 +18,10 @@ use tower::ServiceExt as _;
 use tracing::{error, warn};
 
 use super::{Missing, Store, SystemClock};
-use super::{check_linear, configuration, forge, gate, hands, linear_secrets, runners, table};
+use super::{
+    check_linear, codegen_secret, configuration, forge, gate, github_secrets, hands,
+    linear_secrets, runners, table,
+};
 use crate::config::{self, Env, Live, Settings, StorePlace};
 use crate::engine::Engine;
 use crate::http::{self, Doors};
@@ -149,20 +152,23 @@ impl Function {
         } = parts.as_ref();
         let table = Arc::clone(&parts.table);
         let everybody = (Arc::clone(engine), Arc::clone(&table));
-        let look: Look = Box::new(move |issue| {
+        let look = || -> Look {
             let table = Arc::clone(&table);
-            Box::pin(async move {
-                // Looking takes rights and time that only the others have.
-                if let Err(error) = table.hint(&issue, SystemClock.now()).await {
-                    warn!(%issue, "could not have the issue looked at, the poller will: {error:#}");
-                }
+            Box::new(move |issue| {
+                let table = Arc::clone(&table);
+                Box::pin(async move {
+                    // Looking takes rights and time that only the others have.
+                    if let Err(error) = table.hint(&issue, SystemClock.now()).await {
+                        warn!(%issue, "could not have the issue looked at, the poller will: {error:#}");
+                    }
+                })
             })
-        });
+        };
         Ok(http::router(Arc::new(Doors {
             // An invocation costs while it waits.
             runners: runners
                 .clone()
-                .and_then(|it| gate(settings, it, look, Duration::ZERO)),
+                .and_then(|it| gate(settings, it, look(), Duration::ZERO)),
             engine: Arc::clone(engine),
             // The table's stream wakes the orchestrator.
             wake: Box::new(|_| ()),
@@ -170,6 +176,9 @@ impl Function {
                 let (engine, table) = (Arc::clone(&everybody.0), Arc::clone(&everybody.1));
                 Box::pin(async move { hint_all(&engine, &table).await })
             }),
+            look: look(),
+            github_secrets: github_secrets(settings),
+            codegen_secret: codegen_secret(settings),
             linear_secrets: linear_secrets(settings)?,
             api_token: settings.api_token.as_ref().map(|it| it.0.clone()),
             live: Arc::clone(live),

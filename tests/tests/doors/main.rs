@@ -1,11 +1,12 @@
 //! What people ask for over HTTP: the switch, the reasons, the forecast, a word.
 
+mod hints;
 mod issues;
 mod pause;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 use shared::config::{Configuration, Env, Live};
@@ -40,6 +41,7 @@ struct Door {
     server: Server,
     log: Arc<dyn Log>,
     rung_for_all: Arc<AtomicUsize>,
+    looked_at: Arc<Mutex<Vec<IssueId>>>,
     http: reqwest::Client,
 }
 
@@ -53,6 +55,8 @@ impl Door {
             ("LINEAR_API_URL", NOBODY),
             ("GITHUB_API_URL", NOBODY),
             ("CODEGEN_API_URL", NOBODY),
+            ("GITHUB_WEBHOOK_SECRET", hints::GITHUB_SECRET),
+            ("CODEGEN_WEBHOOK_SECRET", hints::CODEGEN_SECRET),
         ]);
         let configuration = Configuration {
             clock: Arc::new(Stopped),
@@ -65,6 +69,9 @@ impl Door {
         hands.clock = Arc::new(Stopped);
         let rung_for_all = Arc::new(AtomicUsize::new(0));
         let bell = Arc::clone(&rung_for_all);
+        let looked_at: Arc<Mutex<Vec<IssueId>>> = Arc::default();
+        let looks = Arc::clone(&looked_at);
+        let settings = live.settings();
         let doors = Doors {
             engine: Arc::new(Engine::new(hands)),
             wake: Box::new(|_| ()),
@@ -72,6 +79,12 @@ impl Door {
                 bell.fetch_add(1, Ordering::SeqCst);
                 Box::pin(std::future::ready(()))
             }),
+            look: Box::new(move |id| {
+                looks.lock().expect("no panic").push(id);
+                Box::pin(std::future::ready(()))
+            }),
+            github_secrets: wire::github_secrets(&settings),
+            codegen_secret: wire::codegen_secret(&settings),
             linear_secrets: Vec::new(),
             api_token: None,
             live,
@@ -82,6 +95,7 @@ impl Door {
             server: server.expect("a port on loopback"),
             log,
             rung_for_all,
+            looked_at,
             http: reqwest::Client::builder()
                 .no_proxy()
                 .build()
