@@ -1,11 +1,12 @@
-//! `cyrus approve` and `cyrus cancel`: what a person decides of an issue. Over a
+//! `cyrus approve`, `cancel` and `retry`: what a person decides of an issue. Over a
 //! bare store it is written down, and taken up by the service when it looks.
 
 use std::process::ExitCode;
 
 use reqwest::Method;
+use serde_json::json;
 use shared::engine::Heard;
-use shared::issue::{CancelReason, Input};
+use shared::issue::{CancelReason, Input, TaskId};
 use shared::ports::Clock as _;
 use shared::view;
 use shared::wire::SystemClock;
@@ -13,10 +14,11 @@ use shared::wire::SystemClock;
 use crate::Common;
 use crate::reach::{self, Reach, path_segment};
 
-#[derive(Clone, Copy)]
 pub(crate) enum Decision {
     Approve,
     Cancel,
+    /// This task, or all that failed.
+    Retry(Option<String>),
 }
 
 pub(crate) async fn decide(
@@ -24,15 +26,20 @@ pub(crate) async fn decide(
     name: &str,
     decision: Decision,
 ) -> anyhow::Result<ExitCode> {
-    let (verb, done) = match decision {
-        Decision::Approve => ("approve", "approved"),
-        Decision::Cancel => ("cancel", "cancelled: what runs is stopped"),
+    let (verb, done, body) = match &decision {
+        Decision::Approve => ("approve", "approved", None),
+        Decision::Cancel => ("cancel", "cancelled: what runs is stopped", None),
+        Decision::Retry(task) => (
+            "retry",
+            "taken up again",
+            Some(json!({ "task": task }).to_string()),
+        ),
     };
     let reach = Reach::find_to_write(common).await?;
     let document = match &reach {
         Reach::Service { .. } => {
             let path = format!("issues/{}/{verb}", path_segment(name));
-            reach.send(Method::POST, &path, None).await?
+            reach.send(Method::POST, &path, body).await?
         }
         Reach::Store(store) => {
             let id = reach::id_of(store, name).await?;
@@ -41,6 +48,9 @@ pub(crate) async fn decide(
                 Decision::Cancel => Input::Cancelled {
                     why: CancelReason::Command,
                     at: SystemClock.now(),
+                },
+                Decision::Retry(task) => Input::Retry {
+                    task: task.map(TaskId),
                 },
             };
             let (engine, settings) = reach::engine(common, store).await?;

@@ -98,6 +98,13 @@ enum Command {
         /// Linear's identifier (ENG-42) or id
         issue: String,
     },
+    /// Give what failed or was skipped fresh attempts
+    Retry {
+        /// Linear's identifier (ENG-42) or id
+        issue: String,
+        /// One task, with what it depends on and what depends on it [default: all]
+        task: Option<String>,
+    },
     /// Show executors and their health, strategy, budget and what runs now
     Status,
     /// Show what the last days came to: tasks, shares, time saved, cost
@@ -174,6 +181,9 @@ fn main() -> ExitCode {
         }
         Command::Cancel { issue } => {
             run(async { decide::decide(&common, &issue, Decision::Cancel).await })
+        }
+        Command::Retry { issue, task } => {
+            run(async { decide::decide(&common, &issue, Decision::Retry(task)).await })
         }
         Command::Config { action } => run(async { config::config(&common, action).await }),
         Command::Export { file } => run(async { carry::export(&common, file.as_deref()).await }),

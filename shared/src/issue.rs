@@ -19,6 +19,7 @@ mod owed;
 pub mod pace;
 pub mod plan;
 mod policy;
+mod retry;
 pub mod route;
 mod sight;
 mod state;
@@ -152,6 +153,8 @@ pub enum Input {
     Cancelled { why: CancelReason, at: Time },
     /// An operator approves the plan.
     Approve,
+    /// An operator wants what failed tried again: this task, or all.
+    Retry { task: Option<TaskId> },
     /// An effect that was owed has been made.
     Performed { key: Seq, outcome: Outcome },
     /// An effect could not be made, or nobody knows whether it was. `claim`: the

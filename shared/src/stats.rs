@@ -221,6 +221,7 @@ fn fact(issue: &Issue, event: &Event, at: Time) -> Option<Fact> {
         | Event::Answered { .. }
         | Event::PlanApproved
         | Event::ChangeAsked { .. }
+        | Event::Renewed { .. }
         | Event::Waits { .. }
         | Event::Resumed { .. }
         | Event::Raised { .. }

@@ -21,8 +21,8 @@ pub(crate) const TASK_USD: f64 = 1.0;
 const DAY_LEFT_SECONDS: i64 = 180;
 
 /// Speaks as Claude Code does, reads the whole prompt, and keeps what it read.
-/// Beside `$HOME`: `plan.json`, which it answers for a plan, and `go`, which
-/// everything else waits for.
+/// In `$HOME`: `plan.json`, which it answers for a plan, `go`, which everything else
+/// waits for, and `broken-TASK`, with which it changes nothing.
 const AGENT: &str = r#"#!/bin/sh
 prompt=$(cat)
 task=$(printf '%s\n' "$prompt" | sed -n 's/^Task: \([^ ]*\).*/\1/p' | head -n 1)
@@ -35,7 +35,7 @@ if [ "$task" = plan ]; then
   exit
 fi
 while [ ! -e "$HOME/go" ]; do sleep 0.05; done
-echo done > "$task.txt"
+[ -e "$HOME/broken-$task" ] || echo done > "$task.txt"
 echo '{"type":"result","subtype":"success","is_error":false,"result":"It is done.","total_cost_usd":TASK_USD}'
 "#;
 
@@ -70,6 +70,16 @@ impl Town {
     /// From now on the agents work.
     pub(crate) fn go(&self) {
         self.write("go", "");
+    }
+
+    /// The agent of a task changes nothing, or does again.
+    pub(crate) fn breaks(&self, task: &str, broken: bool) {
+        let name = format!("broken-{task}");
+        if broken {
+            self.write(&name, "");
+        } else {
+            fs::remove_file(self.folder.path().join("home").join(name)).expect("it was broken");
+        }
     }
 
     fn write(&self, name: &str, text: &str) {

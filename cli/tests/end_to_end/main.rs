@@ -11,6 +11,7 @@ mod far;
 mod money;
 mod people;
 mod pushed;
+mod retry;
 mod town;
 
 use std::time::Duration;

@@ -12,7 +12,7 @@ use tracing::error;
 
 use super::{Doors, broken, problem};
 use crate::engine::Heard;
-use crate::issue::{CancelReason, Input, IssueId};
+use crate::issue::{CancelReason, Input, IssueId, TaskId};
 use crate::ports::Place;
 use crate::view;
 
@@ -30,6 +30,7 @@ pub(super) fn routes() -> Router<Arc<Doors>> {
         .route("/issues/{issue}/forecast", get(forecast))
         .route("/issues/{issue}/approve", post(approve))
         .route("/issues/{issue}/cancel", post(cancel))
+        .route("/issues/{issue}/retry", post(retry))
 }
 
 #[derive(Deserialize)]
@@ -136,6 +137,35 @@ async fn cancel(State(doors): State<Arc<Doors>>, Path(name): Path<String>) -> Re
         at: doors.engine.hands().clock.now(),
     };
     decide(&doors, &name, input).await
+}
+
+/// What is to be tried again; without a body: all that failed.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RetryAsk {
+    task: Option<String>,
+}
+
+async fn retry(
+    State(doors): State<Arc<Doors>>,
+    Path(name): Path<String>,
+    body: String,
+) -> Response {
+    let asked = if body.trim().is_empty() {
+        Ok(RetryAsk::default())
+    } else {
+        serde_json::from_str::<RetryAsk>(&body)
+    };
+    match asked {
+        Ok(RetryAsk { task }) => {
+            let task = task.map(TaskId);
+            decide(&doors, &name, Input::Retry { task }).await
+        }
+        Err(error) => {
+            let why = format!(r#"the body must be {{"task": "…"}}, or nothing: {error}"#);
+            problem(StatusCode::UNPROCESSABLE_ENTITY, &why)
+        }
+    }
 }
 
 async fn decide(doors: &Doors, name: &str, input: Input) -> Response {

@@ -81,6 +81,11 @@ pub enum Event {
     ChangeAsked {
         text: String,
     },
+    /// These tasks get fresh attempts, as a person asked; in a round of its own where
+    /// the last one is over.
+    Renewed {
+        tasks: Vec<TaskId>,
+    },
     /// Nothing that needs this is begun for now.
     Waits {
         on: Wait,
@@ -262,6 +267,7 @@ impl Event {
             | Self::Answered { .. }
             | Self::PlanApproved
             | Self::ChangeAsked { .. }
+            | Self::Renewed { .. }
             | Self::Waits { .. }
             | Self::Resumed { .. }
             | Self::Raised { .. }
@@ -301,6 +307,7 @@ impl Event {
             | Self::Answered { .. }
             | Self::PlanApproved
             | Self::ChangeAsked { .. }
+            | Self::Renewed { .. }
             | Self::Waits { .. }
             | Self::Resumed { .. }
             | Self::Raised { .. }

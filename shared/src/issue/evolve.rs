@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 
 use super::owed::{Doubt, Owed};
+use super::retry;
 use super::state::{Consent, Waiting};
 use super::task::Pull;
 use super::{
@@ -127,6 +128,7 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
         }
         Event::PlanApproved => issue.consent = Consent::Given,
         Event::ChangeAsked { text } => plan_again(issue, text),
+        Event::Renewed { tasks } => retry::renewed(issue, tasks, *at),
         Event::Waits {
             on,
             why,

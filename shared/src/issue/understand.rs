@@ -4,6 +4,7 @@
 
 use super::answer;
 use super::outcome::{absent, faulted, is_holder, performed};
+use super::retry;
 use super::sight::{saw_pull, saw_run};
 use super::state::Consent;
 use super::{
@@ -22,6 +23,7 @@ pub(super) fn understand(draft: &mut Draft, input: Input) {
         } => prompted(draft, opening, activity, text, at),
         Input::Cancelled { why, at } => cancelled(draft, why, at),
         Input::Approve => answer::approve(draft),
+        Input::Retry { task } => retry::retry(draft, task.as_ref()),
         Input::Performed { key, outcome } => performed(draft, key, outcome),
         Input::Faulted { key, claim, fault } => {
             if is_holder(draft, key, claim) {

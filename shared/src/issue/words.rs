@@ -73,6 +73,20 @@ pub(super) fn greeting(issue: &Issue) -> String {
     }
 }
 
+/// What failed is tried again because somebody asked for it.
+pub(super) fn renewed(issue: &Issue) -> String {
+    let open: Vec<String> = issue
+        .tasks
+        .iter()
+        .filter(|it| it.state == TaskState::Todo)
+        .map(|it| format!("`{}`", it.spec.id))
+        .collect();
+    if open.is_empty() {
+        return format!("I take up {} again and am reading it.", issue.identifier);
+    }
+    format!("I take up {} again: {}.", issue.identifier, open.join(", "))
+}
+
 pub(super) fn joined(issue: &Issue) -> String {
     format!(
         "I am already at work on {}; you will hear here how it goes.",

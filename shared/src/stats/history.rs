@@ -22,7 +22,7 @@ pub(super) fn learnt(issue: &Issue, outcome: RoundOutcome) -> Figures {
         return figures;
     }
     let mut add = |name: String, by: i64| *figures.entry(name).or_default() += by;
-    for task in issue.tasks.iter().filter(|it| tried(it)) {
+    for task in issue.tasks.iter().filter(|it| tried(issue, it)) {
         let Some(executor) = task.executor else {
             continue;
         };
@@ -32,7 +32,7 @@ pub(super) fn learnt(issue: &Issue, outcome: RoundOutcome) -> Figures {
     }
     // Runs count where they were made: a task may have moved.
     for ((id, executor), work) in &issue.tally.work {
-        let Some(task) = issue.task(id).filter(|it| tried(it)) else {
+        let Some(task) = issue.task(id).filter(|it| tried(issue, it)) else {
             continue;
         };
         let cell = Cell::of(*executor, &task.spec);
@@ -49,10 +49,11 @@ pub(super) fn learnt(issue: &Issue, outcome: RoundOutcome) -> Figures {
     figures
 }
 
-/// It ran, and was not called off.
-fn tried(task: &Task) -> bool {
+/// It ran in this round, and was not called off.
+fn tried(issue: &Issue, task: &Task) -> bool {
     let failed = task.over() && task.word() == "failed";
-    task.attempt > 0 && (task.achieved() || failed)
+    let of_this_round = task.finished_at.is_some_and(|it| it >= issue.started_at);
+    of_this_round && task.attempt > 0 && (task.achieved() || failed)
 }
 
 /// How far the forecast was from what came, in thousandths of that.

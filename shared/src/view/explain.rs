@@ -67,6 +67,7 @@ fn decided(event: &Event, starts: &BTreeMap<Seq, &TaskId>) -> Option<(&'static s
         Event::ApprovalAsked => plain("ask for approval"),
         Event::PlanApproved => plain("begin"),
         Event::ChangeAsked { .. } => plain("plan again"),
+        Event::Renewed { .. } => plain("retry"),
         Event::CancelAsked { .. } => plain("cancel"),
         Event::Waits { why, .. } => Some(("wait", why.clone())),
         Event::Resumed { .. } => plain("go on"),

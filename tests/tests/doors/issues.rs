@@ -252,6 +252,39 @@ async fn an_issue_is_cancelled_once_and_only_while_it_is_at_work() {
 }
 
 #[tokio::test]
+async fn what_failed_is_retried_and_nothing_else() {
+    let door = Door::open().await;
+    let path = "/api/v1/issues/ENG-1/retry";
+    assert_eq!(door.post(path, "").await.0, 404);
+    door.write(&[opened(), laid()]).await;
+    assert_eq!(door.post(path, "").await.0, 409, "nothing has failed");
+    assert_eq!(door.post(path, r#"{"task":"x"}"#).await.0, 409);
+    for wrong in ["{", r#"{"task":1}"#, r#"{"tasks":"main"}"#] {
+        assert_eq!(door.post(path, wrong).await.0, 422, "{wrong}");
+    }
+    door.write(&[
+        Event::Settled {
+            task: task(),
+            verdict: Settled::Failed,
+            why: "it gave up".into(),
+        },
+        Event::Reported,
+        Event::Done {
+            outcome: RoundOutcome::Failed,
+        },
+    ])
+    .await;
+    let (status, document) = door.post(path, r#"{"task":"main"}"#).await;
+    assert_eq!((status, &document["outcome"]), (202, &json!(null)));
+    assert_eq!(document["tasks"][0]["state"], "todo");
+    let renewed = Event::Renewed {
+        tasks: vec![task()],
+    };
+    assert!(door.events().await.contains(&renewed));
+    assert_eq!(door.post(path, "").await.0, 409, "it is being tried");
+}
+
+#[tokio::test]
 async fn an_issue_shows_what_is_reserved_and_the_limit_of_now() {
     let door = Door::open().await;
     let [start, _] = one_run();

@@ -1,5 +1,6 @@
 //! Stories of one issue, told to the pure core: inputs in, log out.
 
+mod retry;
 mod terms;
 
 use jiff::SignedDuration;

@@ -1,7 +1,7 @@
 //! The log in sentences: for people, and for an operator's log.
 
 use super::super::verdict::short;
-use super::super::{Activity, CancelReason, Effect, Ending, Event, Spec, clip};
+use super::super::{Activity, CancelReason, Effect, Ending, Event, Spec, TaskId, clip};
 use super::one_line;
 use super::terms::{forecast_words, wait_words};
 
@@ -50,6 +50,12 @@ pub fn sentence(event: &Event) -> String {
         }
         Event::PlanApproved => "it was approved".into(),
         Event::ChangeAsked { .. } => "it is planned again, as a person asked".into(),
+        Event::Renewed { tasks } if tasks.is_empty() => {
+            "it is read again, as a person asked".into()
+        }
+        Event::Renewed { tasks } => {
+            format!("fresh attempts for {}, as a person asked", task_ids(tasks))
+        }
         Event::Waits { why, .. } => format!("it waits: {why}"),
         Event::Resumed { on } => format!("it waits no more {}", wait_words(*on)),
         Event::Raised { scope, usd, .. } => {
@@ -162,6 +168,7 @@ pub fn plain(event: &Event) -> String {
         | Event::ApprovalAsked
         | Event::PlanApproved
         | Event::ChangeAsked { .. }
+        | Event::Renewed { .. }
         | Event::Waits { .. }
         | Event::Resumed { .. }
         | Event::Raised { .. }
@@ -225,9 +232,10 @@ fn first_line(text: &str) -> String {
 }
 
 fn ids(tasks: &[Spec]) -> String {
-    tasks
-        .iter()
-        .map(|it| format!("`{}`", it.id))
-        .collect::<Vec<_>>()
-        .join(", ")
+    task_ids(tasks.iter().map(|it| &it.id))
+}
+
+fn task_ids<'a>(tasks: impl IntoIterator<Item = &'a TaskId>) -> String {
+    let ids: Vec<String> = tasks.into_iter().map(|it| format!("`{it}`")).collect();
+    ids.join(", ")
 }
