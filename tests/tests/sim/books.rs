@@ -188,6 +188,11 @@ impl Books {
     /// people wanted, and a plan that was none.
     fn count(&mut self, issue: &Issue, event: &Event, news: &mut News) {
         match event {
+            Event::Renewed { tasks } => {
+                for task in tasks {
+                    *self.tries_of(&issue.id, task) = Tries::default();
+                }
+            }
             Event::Performed {
                 key,
                 outcome: Outcome::Started { .. },

@@ -296,6 +296,12 @@ fn visit_landmarks(world: &mut World, id: &IssueId, records: &[Record]) {
             Event::Overran { .. } => world.visit("a run overran"),
             Event::Reopened { .. } => world.visit("a round was opened again"),
             Event::TakenUp => world.visit("a round was taken up after a cancellation"),
+            Event::Renewed { .. } if issue.outcome.is_some() => {
+                world.visit("what failed was taken up again when all was over");
+            }
+            Event::Renewed { .. } => {
+                world.visit("what failed was taken up again while others worked");
+            }
             Event::Held { why: Some(_), .. } => world.visit("something was held up"),
             Event::Settled { verdict, .. } if verdict.word() == "skipped" => world.visit("a task was skipped"),
             Event::Done { outcome } => world.visit(match outcome {

@@ -96,6 +96,8 @@ const LANDMARKS: &[&str] = &[
     "a round was cancelled while it was planned",
     "a round was opened again",
     "a round was taken up after a cancellation",
+    "what failed was taken up again when all was over",
+    "what failed was taken up again while others worked",
     "something was held up",
     "a second session joined",
     "a person merged",

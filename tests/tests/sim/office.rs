@@ -27,6 +27,10 @@ const LIMIT_USD_MAX: f64 = 1_000.0;
 /// In fair weather somebody minds what waits at such a step: a chance in a thousand.
 const MINDS: u32 = 60;
 
+/// So often the next day is waited for: the end of a job is kept for two weeks, and
+/// no call that is under way may outlast that.
+const NIGHTS_MAX: u32 = 7;
+
 #[derive(Debug)]
 pub(crate) struct Office {
     /// The part of the configuration that holds at once. Limits are only raised.
@@ -43,6 +47,7 @@ pub(crate) struct Office {
     pauses: u32,
     outages: u32,
     raises: u32,
+    nights: u32,
 }
 
 /// How an executor is down.
@@ -112,6 +117,7 @@ impl Office {
             pauses: chance(10),
             outages: chance(25),
             raises: chance(20),
+            nights: 0,
             guards_local: rng.bool(),
             slots: rng.bool().then(|| rng.usize(1..=3)),
         }
@@ -179,7 +185,14 @@ pub(crate) fn operate(log: &Arc<MemoryLog>, world: &mut World, calm: bool) {
     }
     let wanted = waits_for_money(world);
     let minded = calm && wanted && world.dice(MINDS);
-    if minded && !world.office.sleeps_over_it(&mut world.rng) {
+    let sleeps = minded && {
+        let World { office, rng, .. } = &mut *world;
+        office.sleeps_over_it(rng)
+    };
+    if minded && !sleeps {
+        // Without one of its own a run of unknown cost takes a part of the others.
+        let task_max = &mut world.office.rules.cost_per_task_max;
+        task_max.get_or_insert(LIMIT_USD_MAX);
         world.office.raise(2.0);
         world.note("an operator doubles all limits".into());
     } else if minded {
@@ -194,8 +207,11 @@ pub(crate) fn operate(log: &Arc<MemoryLog>, world: &mut World, calm: bool) {
 
 impl Office {
     /// Now and then the next day is waited for.
-    fn sleeps_over_it(&self, rng: &mut fastrand::Rng) -> bool {
-        self.rules.cost_per_day_max.is_some() && rng.u8(0..3) == 0
+    fn sleeps_over_it(&mut self, rng: &mut fastrand::Rng) -> bool {
+        let sleeps = self.rules.cost_per_day_max.is_some() && rng.u8(0..3) == 0;
+        let again = self.nights < NIGHTS_MAX;
+        self.nights += u32::from(sleeps && again);
+        sleeps && again
     }
 }
 

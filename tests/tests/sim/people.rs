@@ -95,6 +95,11 @@ impl Mail {
             let at = later(world);
             self.remark(issue, at);
         }
+        // Late, when something may have failed.
+        for _ in 0..world.rng.usize(0..=2) {
+            let at = later(world) + SignedDuration::from_secs(world.rng.i64(0..3_000));
+            self.post(issue, Input::Retry { task: None }, at);
+        }
         if world.rng.u8(0..3) == 0 {
             let at = later(world);
             let why = match world.rng.u8(0..3) {
