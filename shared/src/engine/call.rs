@@ -119,17 +119,9 @@ impl Engine {
                 tracker.set_stage(&issue.id, *to).await?;
                 Outcome::Done
             }
-            Effect::Start {
-                task,
-                executor,
-                reserved,
-                ..
-            } => {
+            Effect::Start { task, executor, .. } => {
                 let runs = self.available(*executor)?;
-                let job = Job {
-                    cost_max: reserved.map(|it| it.usd),
-                    ..job(issue, task, *executor, id)?
-                };
+                let job = job(issue, task, *executor, id)?;
                 match due.how {
                     How::Make => {
                         // Whatever was known when it was asked for.
@@ -262,7 +254,7 @@ fn job(issue: &Issue, id: &TaskId, executor: ExecutorKind, key: Uuid) -> Result<
             append_instruction: frame::instruction(&policy.agent, task.spec.kind),
             ..policy.agent_for(&task.spec)
         },
-        cost_max: None,
+        cost_max: task.reserved.map(|it| it.usd),
         seconds_max: policy.task_timeout_seconds,
         patience_seconds: policy.patience_seconds(),
     })

@@ -309,8 +309,7 @@ fn alert(draft: &mut Draft, conditions: &Conditions) {
     }
     let changes = draft.changes_of(conditions.day.date);
     let purse = Purse::of(&draft.issue, conditions, changes);
-    let reached = |scope: Scope| {
-        let (spent, max) = purse.stands(scope);
+    let reached = |(spent, max): (i64, Option<i64>)| {
         let max = max.filter(|it| *it > 0)?;
         let percent = spent.saturating_mul(100) / max;
         let step = |it: &&u8| i64::from(**it) <= percent;
@@ -318,12 +317,12 @@ fn alert(draft: &mut Draft, conditions: &Conditions) {
         Some((percent, spent, max))
     };
     let mut alerts = Vec::new();
-    if let Some((percent, spent, max)) = reached(Scope::Issue)
+    if let Some((percent, spent, max)) = reached(purse.of_issue())
         && draft.issue.alerted < percent
     {
         alerts.push((Scope::Issue, percent, None, spent, max));
     }
-    if let Some((percent, spent, max)) = reached(Scope::Day)
+    if let Some((percent, spent, max)) = reached(purse.of_day())
         && conditions.day.alerted.iter().all(|it| *it < percent)
         && draft
             .issue

@@ -71,13 +71,14 @@ impl<'a> Purse<'a> {
         }
     }
 
-    /// What is booked, and the limit that it counts for.
-    pub(super) fn stands(&self, scope: Scope) -> (i64, Option<i64>) {
-        match scope {
-            Scope::Issue => (self.issue_spent, self.issue_max),
-            Scope::Day => (self.day_spent, self.day_max),
-            Scope::Task => (0, None),
-        }
+    /// What is booked for the issue, and its limit.
+    pub(super) fn of_issue(&self) -> (i64, Option<i64>) {
+        (self.issue_spent, self.issue_max)
+    }
+
+    /// The same of the day.
+    pub(super) fn of_day(&self) -> (i64, Option<i64>) {
+        (self.day_spent, self.day_max)
     }
 
     /// The most that a run of this task may cost there; `None`: nothing limits it.

@@ -55,7 +55,7 @@ impl std::str::FromStr for Period {
 
 /// The accounts to read for a period: one a day.
 pub fn accounts_of(period: Period, now: Time) -> Vec<String> {
-    period.dates(now).map(account).collect()
+    period.dates(now).map(day_account).collect()
 }
 
 /// What these facts add to accounts, one entry for each: to that of their day,
@@ -66,14 +66,14 @@ pub fn entries(facts: &[Fact], at: Time) -> Vec<Entry> {
     let mut limits: BTreeMap<String, Limit> = BTreeMap::new();
     for fact in facts {
         let name = match fact {
-            Fact::Reserved { day, .. } | Fact::Booked { day, .. } => account(*day),
+            Fact::Reserved { day, .. } | Fact::Booked { day, .. } => day_account(*day),
             Fact::Alerted { day: Some(day), .. } => alerts_account(*day),
             Fact::Alerted { day: None, .. } => continue,
             Fact::Ran { .. }
             | Fact::Over { .. }
             | Fact::Held(_)
             | Fact::Greeted { .. }
-            | Fact::Done { .. } => account(utc_day(at)),
+            | Fact::Done { .. } => day_account(utc_day(at)),
         };
         limits.extend(limit(fact).map(|it| (name.clone(), it)));
         enter(accounts.entry(name).or_default(), fact);
@@ -263,10 +263,6 @@ const LINEAR_WAITS: &str = "linear_waits";
 
 /// The account of a day.
 pub fn day_account(day: Date) -> String {
-    account(day)
-}
-
-fn account(day: Date) -> String {
     format!("day/{day}")
 }
 
