@@ -13,7 +13,7 @@ use runner::LocalExecutor;
 use shared::config::{Env, Live, Settings, StorePlace};
 use shared::engine::Engine;
 use shared::http::{self, Doors};
-use shared::ports::{Executor, Forge};
+use shared::ports::{Executor, Publisher};
 use shared::runner::Look;
 use shared::runner::routes::WAIT_MAX;
 use shared::service::{self, Bell, Wakes};
@@ -79,9 +79,10 @@ impl Service {
             );
         }
         let (bell, wakes) = service::bell();
-        let forge: Arc<dyn Forge> = Arc::new(wire::forge(&settings)?);
+        let forge = Arc::new(wire::forge(&settings)?);
         let runners = wire::runners(&settings, &store, Some(here))?;
-        let local = local(&settings, env, Arc::clone(&forge), bell.clone())?;
+        let publisher: Arc<dyn Publisher> = forge.clone();
+        let local = local(&settings, env, publisher, bell.clone())?;
         let executor = match (&local, &runners) {
             (Some(local), _) => Some(Arc::new(local.clone()) as Arc<dyn Executor>),
             (None, Some(runners)) => Some(Arc::clone(runners) as Arc<dyn Executor>),
@@ -187,7 +188,7 @@ impl Service {
 fn local(
     settings: &Settings,
     env: &Env,
-    forge: Arc<dyn Forge>,
+    publisher: Arc<dyn Publisher>,
     bell: Bell,
 ) -> anyhow::Result<Option<LocalExecutor>> {
     // Who names a runner wants it to do the work.
@@ -204,7 +205,7 @@ fn local(
         agents: agent_programs(settings),
         agent_env: runner::agent_env(env.0.clone(), &settings.runner.agent_env),
         git_env: runner::git_env(env.0.clone()),
-        forge,
+        forge: publisher,
         clock: Arc::new(wire::SystemClock),
         wake: Arc::new(move |id| bell.look(id)),
     })))

@@ -15,7 +15,7 @@ use jiff::SignedDuration;
 use shared::issue::{
     Ending, ExecutorKind, Failure, FailureClass, Fault, IssueId, RunId, Sight, Time,
 };
-use shared::ports::{Clock, Executor, Forge, Health, Job, Message, Settlement, Started, Told};
+use shared::ports::{Clock, Executor, Health, Job, Message, Publisher, Settlement, Started, Told};
 use tokio::sync::watch;
 
 use crate::environment::AgentEnv;
@@ -49,7 +49,7 @@ pub struct Options {
     /// All that our own git calls get; see [`crate::git_env`].
     pub git_env: BTreeMap<String, String>,
     /// Where pull requests are opened.
-    pub forge: Arc<dyn Forge>,
+    pub forge: Arc<dyn Publisher>,
     pub clock: Arc<dyn Clock>,
     /// Told when a run of this issue has begun or ended, and when its worktree was
     /// cleared away.

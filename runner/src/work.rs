@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use shared::issue::{Ending, Failure, FailureClass, REASON_BYTES_MAX, clip};
-use shared::ports::{Clock, Forge, Job};
+use shared::ports::{Clock, Job, Publisher};
 use tokio::sync::watch;
 
 use self::deliver::deliver;
@@ -48,7 +48,7 @@ pub(crate) struct Shop {
     pub(crate) setup_script: Option<PathBuf>,
     /// Worktrees stay when their jobs have ended.
     pub(crate) keep: bool,
-    pub(crate) forge: Arc<dyn Forge>,
+    pub(crate) forge: Arc<dyn Publisher>,
     pub(crate) tenure: Arc<dyn Tenure>,
     pub(crate) clock: Arc<dyn Clock>,
     /// Where worktrees go that the configuration names no place for.

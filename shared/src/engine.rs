@@ -316,12 +316,12 @@ impl Engine {
                     }
                     Watch::Pull {
                         task,
-                        slug,
+                        repository,
                         number,
                         branch,
                     } => {
                         let which = number.map_or(WhichPull::Branch(branch), WhichPull::Number);
-                        pulls.push((id.clone(), task, PullAsk { slug, which }));
+                        pulls.push((id.clone(), task, PullAsk { repository, which }));
                     }
                 }
             }

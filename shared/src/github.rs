@@ -22,7 +22,10 @@ pub use self::slug::slug_of;
 use self::slug::{Slug, commit};
 use crate::issue::verdict::{Check, CheckState};
 use crate::issue::{FailureClass, Fault, LEASE_SECONDS, PullFacts, PullState};
-use crate::ports::{Clock, Forge, MergeAnswer, MergeAsk, OpenAsk, Opened, PullAsk, WhichPull};
+use crate::ports::{
+    BranchAsk, Clock, CloseAsk, Forge, LogAsk, MergeAnswer, MergeAsk, OpenAsk, Opened, Publisher,
+    PullAsk, UpdateAnswer, UpdateAsk, WhichPull,
+};
 use crate::secrets::Token;
 
 /// The whole of one request, from connecting to the last byte of the answer.
@@ -70,7 +73,7 @@ impl Forge for Client {
     }
 
     async fn merge(&self, ask: &MergeAsk) -> Result<MergeAnswer, Fault> {
-        let slug = Slug::parse(&ask.slug)?;
+        let slug = Slug::parse(&ask.repository.slug)?;
         let sha = commit(&ask.sha)?;
         let number = ask.number.to_string();
         let path = slug.path(&["pulls", &number, "merge"]);
@@ -101,6 +104,25 @@ impl Forge for Client {
         }
     }
 
+    async fn update(&self, _: &UpdateAsk) -> Result<UpdateAnswer, Fault> {
+        Err(later())
+    }
+
+    async fn close(&self, _: &CloseAsk) -> Result<(), Fault> {
+        Err(later())
+    }
+
+    async fn delete_branch(&self, _: &BranchAsk) -> Result<(), Fault> {
+        Err(later())
+    }
+
+    async fn log(&self, _: &LogAsk) -> Result<String, Fault> {
+        Err(later())
+    }
+}
+
+#[async_trait]
+impl Publisher for Client {
     async fn open(&self, ask: &OpenAsk) -> Result<Opened, Fault> {
         let slug = Slug::parse(&ask.slug)?;
         let body = json!({
@@ -187,7 +209,7 @@ impl Client {
     }
 
     async fn facts_of(&self, ask: &PullAsk) -> Result<Option<PullFacts>, Fault> {
-        let slug = Slug::parse(&ask.slug)?;
+        let slug = Slug::parse(&ask.repository.slug)?;
         let number = match &ask.which {
             WhichPull::Number(number) => *number,
             // The list does not tell `mergeable`, so it only gives the number.
@@ -310,6 +332,8 @@ impl Client {
         checks.push(Check {
             name: format!("more than {} checks", CHECK_PAGES_MAX * PAGE_SIZE),
             state: CheckState::Pending,
+            id: None,
+            says: String::new(),
         });
         Ok(checks)
     }
@@ -370,6 +394,13 @@ impl Client {
                 mergeable: pull.mergeable,
             },
         })
+    }
+}
+
+fn later() -> Fault {
+    Fault::Permanent {
+        class: FailureClass::Invalid,
+        why: "not yet".into(),
     }
 }
 

@@ -50,7 +50,7 @@ pub use self::policy::{
 pub use self::state::{Issue, Phase, Telling, Watch};
 pub use self::tally::{Tally, seconds};
 pub use self::task::{PlanWord, Pull, StopReason, Stopping, Task, TaskState};
-pub use self::verdict::{Check, CheckState, PullFacts, PullState};
+pub use self::verdict::{Check, CheckState, Opinion, PullFacts, PullState, Review};
 
 /// A moment, to the nanosecond, UTC.
 pub type Time = jiff::Timestamp;
@@ -100,6 +100,8 @@ pub const PLAN_REJECTIONS_MAX: u32 = 1;
 pub const TEXT_BYTES_MAX: usize = 64 * 1024;
 /// A reason or an error, as a person reads it, is cut after this many bytes.
 pub const REASON_BYTES_MAX: usize = 2 * 1024;
+/// Of what a check or a command has printed so much of its end is kept, bytes.
+pub const LOG_BYTES_MAX: usize = 8 * 1024;
 
 macro_rules! id {
     ($(#[$doc:meta] $name:ident),* $(,)?) => {$(
@@ -245,6 +247,8 @@ pub enum Outcome {
     },
     /// The pull request is merged as this commit.
     Merged { sha: String },
+    /// The forge will merge it by itself.
+    Queued,
     /// The head is not the commit that was named any more.
     HeadMoved,
     /// The forge will not merge this commit.
@@ -398,6 +402,9 @@ pub struct RunResult {
     pub branch: Option<String>,
     /// `Some(false)`: the run is known to have changed nothing.
     pub changed: Option<bool>,
+    /// The agent's session, by which it can be gone on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
     /// Something that a person wrote while it worked did not reach it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unheard: bool,
@@ -432,16 +439,23 @@ pub enum Effect {
         label: String,
         url: String,
     },
-    /// Move the issue to the first state of a kind, unless it is further already.
-    Move { to: Stage },
+    /// Move the issue, or a sub-issue of it, to the first state of a kind, unless it
+    /// is further already.
+    Move {
+        to: Stage,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        issue: Option<IssueId>,
+    },
     /// Start a run of a task. `reserved`: what it may cost at the most, where
-    /// anything limits that.
+    /// anything limits that. `repair`: it goes on with what the last run has made.
     Start {
         task: TaskId,
         attempt: u32,
         executor: ExecutorKind,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reserved: Option<Reservation>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        repair: bool,
     },
     /// Stop a run.
     Stop {
@@ -463,6 +477,21 @@ pub enum Effect {
         number: u64,
         sha: String,
     },
+    /// Bring the base branch into a task's pull request whose head is this commit.
+    Update {
+        task: TaskId,
+        number: u64,
+        sha: String,
+    },
+    /// Close the pull request of a branch of ours that nobody will come back to, if
+    /// there is one and it is ours.
+    Close {
+        task: TaskId,
+        branch: String,
+        why: String,
+    },
+    /// Delete a branch of ours that has been merged.
+    Prune { task: TaskId, branch: String },
 }
 
 /// What we say in Linear. The words are Linear's own types of activity.

@@ -283,6 +283,25 @@ pub trait Forge: Send + Sync {
     /// [`MergeAnswer::Merged`]; so repeating one is safe.
     async fn merge(&self, ask: &MergeAsk) -> Result<MergeAnswer, Fault>;
 
+    /// Brings the base branch into a pull request whose head is still `sha`. Repeating
+    /// it is safe: afterwards the head is another one.
+    async fn update(&self, ask: &UpdateAsk) -> Result<UpdateAnswer, Fault>;
+
+    /// Closes a pull request with a comment; one that is closed or merged is left as
+    /// it is. The comment carries `ask.mark`, by which a second one is known and not made.
+    async fn close(&self, ask: &CloseAsk) -> Result<(), Fault>;
+
+    /// Deletes a branch; one that is gone is a success.
+    async fn delete_branch(&self, ask: &BranchAsk) -> Result<(), Fault>;
+
+    /// The end of what a check has printed, at most `LOG_BYTES_MAX`; empty where
+    /// the forge keeps nothing.
+    async fn log(&self, ask: &LogAsk) -> Result<String, Fault>;
+}
+
+/// Where a runner hands in what it has made.
+#[async_trait]
+pub trait Publisher: Send + Sync {
     /// Opens a pull request, or finds the one that is open from this branch.
     async fn open(&self, ask: &OpenAsk) -> Result<Opened, Fault>;
 }
@@ -290,8 +309,7 @@ pub trait Forge: Send + Sync {
 /// A question about one pull request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PullAsk {
-    /// `owner/name`.
-    pub slug: String,
+    pub repository: Repository,
     pub which: WhichPull,
 }
 
@@ -304,8 +322,9 @@ pub enum WhichPull {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MergeAsk {
-    pub slug: String,
+    pub repository: Repository,
     pub number: u64,
+    pub branch: String,
     pub sha: String,
     pub method: MergeMethod,
     pub title: String,
@@ -315,10 +334,52 @@ pub struct MergeAsk {
 pub enum MergeAnswer {
     /// Merged as this commit.
     Merged { sha: String },
+    /// The forge merges it by itself: it waits in a queue, or is at work.
+    Queued,
     /// The head is not `sha` any more.
     HeadMoved,
     /// It cannot be merged as it stands; the forge's words.
     Refused { why: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpdateAsk {
+    pub repository: Repository,
+    pub number: u64,
+    pub branch: String,
+    pub sha: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpdateAnswer {
+    /// It is done, or will be in a moment.
+    Done,
+    /// The head is not `sha` any more.
+    HeadMoved,
+    /// It cannot be done as it stands, mostly for a conflict; the forge's words.
+    Refused { why: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloseAsk {
+    pub repository: Repository,
+    pub number: u64,
+    pub comment: String,
+    /// An HTML comment that no other comment carries.
+    pub mark: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BranchAsk {
+    pub repository: Repository,
+    pub branch: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogAsk {
+    pub repository: Repository,
+    /// [`crate::issue::Check::id`].
+    pub check: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -437,6 +498,28 @@ pub struct Job {
     /// counts as lost; `None`: until some runner takes it.
     #[serde(default)]
     pub patience_seconds: Option<i64>,
+    /// The commit to work at; `None`: the base branch as it stands.
+    #[serde(default)]
+    pub commit: Option<String>,
+    /// What is run at that commit instead of an agent, one after another, until one fails.
+    #[serde(default)]
+    pub commands: Vec<String>,
+    /// It goes on with what an earlier run of the task has made.
+    #[serde(default)]
+    pub repair: Option<Repair>,
+}
+
+/// What an earlier run has made was not good enough: it is mended on its branch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repair {
+    /// The run to go on with, where this executor has it.
+    pub run: Option<RunId>,
+    /// The agent's session in that run, where it told it.
+    pub session: Option<String>,
+    /// What was wrong. `Job::prompt` says all that the first run was told, and this.
+    pub message: String,
+    /// The base branch has to be merged into it, which leaves conflicts.
+    pub conflict: bool,
 }
 
 impl Job {

@@ -129,6 +129,9 @@ fn job() -> Job {
         cost_max: None,
         seconds_max: 7200,
         patience_seconds: None,
+        commit: None,
+        commands: Vec::new(),
+        repair: None,
     }
 }
 

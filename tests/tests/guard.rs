@@ -295,6 +295,9 @@ fn job() -> Job {
         cost_max: None,
         seconds_max: 60,
         patience_seconds: None,
+        commit: None,
+        commands: Vec::new(),
+        repair: None,
     }
 }
 

@@ -125,6 +125,9 @@ pub(super) fn job(kind: TaskKind) -> Job {
         cost_max: Some(0.5),
         seconds_max: 60,
         patience_seconds: None,
+        commit: None,
+        commands: Vec::new(),
+        repair: None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use shared::issue::words::pull_marker;
 use shared::issue::{Failure, FailureClass, Fault, RunResult, clip};
-use shared::ports::{Forge, Job, OpenAsk, Opened};
+use shared::ports::{Job, OpenAsk, Opened, Publisher};
 use tokio::time::sleep;
 
 use super::{Shop, Stop, cancelled, stopped};
@@ -94,7 +94,7 @@ fn unusable(error: io::Error) -> Failure {
 }
 
 /// Opens the pull request, or finds it open: so asking again is safe.
-async fn open(forge: &dyn Forge, ask: &OpenAsk) -> Result<Opened, Failure> {
+async fn open(forge: &dyn Publisher, ask: &OpenAsk) -> Result<Opened, Failure> {
     let mut pause = OPEN_PAUSE;
     let mut tries = 1;
     loop {

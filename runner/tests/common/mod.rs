@@ -14,13 +14,10 @@ use async_trait::async_trait;
 use jiff::SignedDuration;
 use runner::{LocalExecutor, Options};
 use shared::issue::{
-    AgentPolicy, Ending, Failure, FailureClass, Fault, PullFacts, Repository, RunId, RunResult,
-    Sight, TaskKind, Time,
+    AgentPolicy, Ending, Failure, FailureClass, Fault, Repository, RunId, RunResult, Sight,
+    TaskKind, Time,
 };
-use shared::ports::{
-    Clock, Executor, Forge, Job, MergeAnswer, MergeAsk, Message, OpenAsk, Opened, PullAsk, Started,
-    Told,
-};
+use shared::ports::{Clock, Executor, Job, Message, OpenAsk, Opened, Publisher, Started, Told};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
@@ -202,6 +199,9 @@ impl Machine {
             cost_max: None,
             seconds_max: 300,
             patience_seconds: None,
+            commit: None,
+            commands: Vec::new(),
+            repair: None,
         }
     }
 
@@ -347,17 +347,7 @@ pub(crate) struct Pulls {
 }
 
 #[async_trait]
-impl Forge for Pulls {
-    async fn facts(&self, _: &[PullAsk]) -> Vec<Result<Option<PullFacts>, Fault>> {
-        Vec::new()
-    }
-
-    async fn merge(&self, _: &MergeAsk) -> Result<MergeAnswer, Fault> {
-        Err(Fault::Transient {
-            why: "the runner merges nothing".into(),
-        })
-    }
-
+impl Publisher for Pulls {
     async fn open(&self, ask: &OpenAsk) -> Result<Opened, Fault> {
         let number = {
             let mut opened = self.opened.lock().expect("no poison");

@@ -77,6 +77,7 @@ impl Run {
                 pull_url: self.pull_url,
                 branch: None,
                 changed: None,
+                session: None,
                 unheard: false,
             }),
             Meaning::Failed(class) => {
@@ -249,6 +250,7 @@ mod tests {
             pull_url: Some("https://github.com/acme/shop/pull/7".into()),
             branch: None,
             changed: None,
+            session: None,
             unheard: false,
         };
         assert_eq!(

@@ -13,6 +13,7 @@ use crate::issue::{MergeMethod, MergeMode, Repository};
 
 const CHECK_GRACE_SECONDS: f64 = 60.0;
 const CHECK_GRACE_SECONDS_RANGE: RangeInclusive<f64> = 0.0..=86_400.0;
+const REPAIRS_MAX: u32 = 3;
 const REPAIRS_RANGE: RangeInclusive<u32> = 0..=100;
 /// What nobody merges without looking, unless told otherwise.
 const PROTECTED_PATHS: [&str; 1] = [".github/workflows/**"];
@@ -50,6 +51,13 @@ pub struct RepositorySettings {
     pub method: MergeMethod,
     pub required_checks: Vec<String>,
     pub check_grace_seconds: i64,
+    pub protected_paths: Vec<String>,
+    pub require_approval: bool,
+    pub commands: Vec<String>,
+    pub reviewer: bool,
+    pub repairs_max: u32,
+    /// A cancellation leaves pull requests open.
+    pub keep_pulls: bool,
 }
 
 impl RepositorySettings {
@@ -103,8 +111,8 @@ pub(super) fn read_all(
 
 fn read(object: &Object<'_>, at: &Whereabouts<'_>) -> RepositorySettings {
     let path = expand(&object.required("repositoryPath"), at.user_home);
-    let (merge, method) = merge(object);
-    let (required_checks, check_grace_seconds) = validate(object);
+    let merge = merge(object);
+    let validate = validate(object);
     let (label_prompts, graphite_labels) = label_prompts(object);
     let workspace_dir = object
         .text("workspaceBaseDir")
@@ -133,10 +141,16 @@ fn read(object: &Object<'_>, at: &Whereabouts<'_>) -> RepositorySettings {
         trusted: object.flag("trusted").unwrap_or(false),
         label_prompts,
         graphite_labels,
-        merge,
-        method,
-        required_checks,
-        check_grace_seconds,
+        merge: merge.mode,
+        method: merge.method,
+        required_checks: validate.required_checks,
+        check_grace_seconds: validate.check_grace_seconds,
+        protected_paths: merge.protected_paths,
+        require_approval: merge.require_approval,
+        commands: validate.commands,
+        reviewer: validate.reviewer,
+        repairs_max: validate.repairs_max,
+        keep_pulls: merge.keep_pulls,
     }
 }
 
@@ -164,10 +178,17 @@ fn mcp(object: &Object<'_>, at: &Whereabouts<'_>) -> Vec<String> {
     paths(texts, at)
 }
 
-/// A merge that this version cannot guard as asked is left to a person.
-fn merge(object: &Object<'_>) -> (MergeMode, MergeMethod) {
+/// What `merge` says.
+struct Merge {
+    mode: MergeMode,
+    method: MergeMethod,
+    protected_paths: Vec<String>,
+    require_approval: bool,
+    keep_pulls: bool,
+}
+
+fn merge(object: &Object<'_>) -> Merge {
     let merge = object.object("merge");
-    let validate = object.object("validate");
     let mode = merge.word(
         "mode",
         &[("auto", MergeMode::Auto), ("manual", MergeMode::Manual)],
@@ -180,43 +201,41 @@ fn merge(object: &Object<'_>) -> (MergeMode, MergeMethod) {
             ("rebase", MergeMethod::Rebase),
         ],
     );
-    let protected = merge.texts("protectedPaths");
-    let not_kept = [
-        (merge.flag("requireApproval") == Some(true)).then(|| merge.path("requireApproval")),
-        protected
-            .filter(|it| !it.is_empty() && *it != PROTECTED_PATHS)
-            .map(|_| merge.path("protectedPaths")),
-        validate
-            .texts("commands")
-            .filter(|it| !it.is_empty())
-            .map(|_| validate.path("commands")),
-        (validate.flag("reviewer") == Some(true)).then(|| validate.path("reviewer")),
-    ];
+    let usual = || PROTECTED_PATHS.map(str::to_owned).to_vec();
+    let read = Merge {
+        mode: mode.unwrap_or(MergeMode::Manual),
+        method: method.unwrap_or(MergeMethod::Squash),
+        protected_paths: merge.texts("protectedPaths").unwrap_or_else(usual),
+        require_approval: merge.flag("requireApproval").unwrap_or(false),
+        keep_pulls: !merge.flag("closeOnCancel").unwrap_or(true),
+    };
     merge.finish();
-    let mut mode = mode.unwrap_or(MergeMode::Manual);
-    if mode == MergeMode::Auto {
-        for key in not_kept.into_iter().flatten() {
-            object.findings.warn(format!(
-                "`{key}` in {} comes with a later version; until then a person merges in this \
-                 repository",
-                object.place
-            ));
-            mode = MergeMode::Manual;
-        }
-    }
-    (mode, method.unwrap_or(MergeMethod::Squash))
+    read
 }
 
-fn validate(object: &Object<'_>) -> (Vec<String>, i64) {
+/// What `validate` says.
+struct Validate {
+    required_checks: Vec<String>,
+    check_grace_seconds: i64,
+    commands: Vec<String>,
+    reviewer: bool,
+    repairs_max: u32,
+}
+
+fn validate(object: &Object<'_>) -> Validate {
     let validate = object.object("validate");
-    let checks = validate.texts("requiredChecks").unwrap_or_default();
     let grace = validate.number("checkGraceSeconds", CHECK_GRACE_SECONDS_RANGE);
-    validate.whole("maxRepairs", REPAIRS_RANGE);
-    // Judged with `merge`, known here.
-    validate.get("commands");
-    validate.get("reviewer");
+    let read = Validate {
+        required_checks: validate.texts("requiredChecks").unwrap_or_default(),
+        check_grace_seconds: grace.unwrap_or(CHECK_GRACE_SECONDS).ceil() as i64,
+        commands: validate.texts("commands").unwrap_or_default(),
+        reviewer: validate.flag("reviewer").unwrap_or(false),
+        repairs_max: validate
+            .whole("maxRepairs", REPAIRS_RANGE)
+            .unwrap_or(REPAIRS_MAX),
+    };
     validate.finish();
-    (checks, grace.unwrap_or(CHECK_GRACE_SECONDS).ceil() as i64)
+    read
 }
 
 fn label_prompts(object: &Object<'_>) -> (BTreeMap<&'static str, LabelPrompt>, Vec<String>) {

@@ -11,13 +11,13 @@ use uuid::Uuid;
 use super::Engine;
 use crate::issue::{
     AgentPolicy, Briefing, Due, Effect, ExecutorKind, FailureClass, Fault, How, Input, Issue,
-    LEASE_SECONDS, MergeMethod, Outcome, Pause, PlanWord, PullState, Seq, Task, TaskId, frame,
+    LEASE_SECONDS, Outcome, Pause, PlanWord, Policy, PullState, Seq, Task, TaskId, frame, verdict,
     words,
 };
 use crate::pause;
 use crate::ports::{
-    Executor, Hands, Job, MergeAnswer, MergeAsk, Message, PlanItem, PlanStatus, PullAsk,
-    Settlement, Started, Told, WhichPull,
+    BranchAsk, CloseAsk, Executor, Hands, Job, MergeAnswer, MergeAsk, Message, PlanItem,
+    PlanStatus, PullAsk, Settlement, Started, Told, UpdateAnswer, UpdateAsk, WhichPull,
 };
 
 /// A call that follows others under claims of the same moment begins only while
@@ -115,8 +115,10 @@ impl Engine {
                 tracker.link(session, label, url).await?;
                 Outcome::Done
             }
-            Effect::Move { to } => {
-                tracker.set_stage(&issue.id, *to).await?;
+            Effect::Move { to, issue: sub } => {
+                tracker
+                    .set_stage(sub.as_ref().unwrap_or(&issue.id), *to)
+                    .await?;
                 Outcome::Done
             }
             Effect::Start { task, executor, .. } => {
@@ -159,10 +161,11 @@ impl Engine {
                 }
             }
             Effect::Merge { task, number, sha } => {
-                let (slug, method, title) = merge_words(issue, task, *number)?;
+                let (task, policy) = task_of(issue, task)?;
+                let repository = policy.repository.clone();
                 if due.how == How::Look {
                     let ask = PullAsk {
-                        slug,
+                        repository,
                         which: WhichPull::Number(*number),
                     };
                     let facts = forge.facts(&[ask]).await.pop().transpose()?.flatten();
@@ -173,27 +176,90 @@ impl Engine {
                         None => return Ok(Answer::Absent { certain: true }),
                     }
                 } else if self.pause().await?.is_some_and(|it| it.merges) {
-                    return Err(Fault::Busy {
-                        why: "an operator has paused all merges".into(),
-                        retry_after_seconds: Some(PAUSED_SECONDS),
-                    });
+                    return Err(merges_paused());
                 } else {
                     let ask = MergeAsk {
-                        slug,
+                        repository,
                         number: *number,
+                        branch: task.branch.clone().unwrap_or_default(),
                         sha: sha.clone(),
-                        method,
-                        title,
+                        method: policy.method,
+                        title: words::merge_title(issue, task, *number),
                     };
                     match forge.merge(&ask).await? {
                         MergeAnswer::Merged { sha } => Outcome::Merged { sha },
+                        MergeAnswer::Queued => Outcome::Queued,
                         MergeAnswer::HeadMoved => Outcome::HeadMoved,
                         MergeAnswer::Refused { why } => Outcome::MergeRefused { why },
                     }
                 }
             }
+            Effect::Update { task, number, sha } => {
+                let (task, policy) = task_of(issue, task)?;
+                if self.pause().await?.is_some_and(|it| it.merges) {
+                    return Err(merges_paused());
+                }
+                let ask = UpdateAsk {
+                    repository: policy.repository.clone(),
+                    number: *number,
+                    branch: task.branch.clone().unwrap_or_default(),
+                    sha: sha.clone(),
+                };
+                match forge.update(&ask).await? {
+                    UpdateAnswer::Done => Outcome::Done,
+                    UpdateAnswer::HeadMoved => Outcome::HeadMoved,
+                    UpdateAnswer::Refused { why } => Outcome::MergeRefused { why },
+                }
+            }
+            Effect::Close { task, branch, why } => {
+                self.close(issue, task, branch, why, id).await?;
+                Outcome::Done
+            }
+            Effect::Prune { task, branch } => {
+                let (_, policy) = task_of(issue, task)?;
+                let ask = BranchAsk {
+                    repository: policy.repository.clone(),
+                    branch: branch.clone(),
+                };
+                forge.delete_branch(&ask).await?;
+                Outcome::Done
+            }
         };
         Ok(Answer::Outcome(outcome))
+    }
+
+    /// Closes the open pull request of a branch, if it is ours.
+    async fn close(
+        &self,
+        issue: &Issue,
+        task: &TaskId,
+        branch: &str,
+        why: &str,
+        id: Uuid,
+    ) -> Result<(), Fault> {
+        let (task, policy) = task_of(issue, task)?;
+        let repository = &policy.repository;
+        let ask = PullAsk {
+            repository: repository.clone(),
+            which: WhichPull::Branch(branch.to_owned()),
+        };
+        let facts = self.hands.forge.facts(&[ask]).await.pop();
+        let Some(facts) = facts.transpose()?.flatten() else {
+            return Ok(());
+        };
+        let marker = words::marker(issue, &task.spec.id);
+        if facts.state != PullState::Open
+            || verdict::foreign(&facts, task, branch, &marker, policy).is_some()
+        {
+            return Ok(());
+        }
+        let ask = CloseAsk {
+            repository: repository.clone(),
+            number: facts.number,
+            comment: why.to_owned(),
+            mark: words::effect_mark(&id.to_string()),
+        };
+        self.hands.forge.close(&ask).await
     }
 
     /// The kill switch as it stands now. One that cannot be read lets nothing begin.
@@ -234,9 +300,7 @@ pub fn effect_id(issue: &Issue, key: Seq) -> Uuid {
 }
 
 fn job(issue: &Issue, id: &TaskId, executor: ExecutorKind, key: Uuid) -> Result<Job, Fault> {
-    let (Some(task), Some(policy)) = (issue.task(id), issue.policy.as_deref()) else {
-        return Err(bug(format!("the task `{id}` is not there")));
-    };
+    let (task, policy) = task_of(issue, id)?;
     Ok(Job {
         key: key.to_string(),
         issue: issue.id.clone(),
@@ -257,19 +321,24 @@ fn job(issue: &Issue, id: &TaskId, executor: ExecutorKind, key: Uuid) -> Result<
         cost_max: task.reserved.map(|it| it.usd),
         seconds_max: policy.task_timeout_seconds,
         patience_seconds: policy.patience_seconds(),
+        commit: None,
+        commands: Vec::new(),
+        repair: None,
     })
 }
 
-fn merge_words(
-    issue: &Issue,
-    task: &TaskId,
-    number: u64,
-) -> Result<(String, MergeMethod, String), Fault> {
-    let (Some(task), Some(policy)) = (issue.task(task), issue.policy.as_deref()) else {
-        return Err(bug(format!("the task `{task}` is not there")));
-    };
-    let title = words::merge_title(issue, task, number);
-    Ok((policy.repository.slug.clone(), policy.method, title))
+fn task_of<'a>(issue: &'a Issue, id: &TaskId) -> Result<(&'a Task, &'a Policy), Fault> {
+    match (issue.task(id), issue.policy.as_deref()) {
+        (Some(task), Some(policy)) => Ok((task, policy)),
+        _ => Err(bug(format!("the task `{id}` is not there"))),
+    }
+}
+
+fn merges_paused() -> Fault {
+    Fault::Busy {
+        why: "an operator has paused all merges".into(),
+        retry_after_seconds: Some(PAUSED_SECONDS),
+    }
 }
 
 fn bug(why: String) -> Fault {

@@ -79,6 +79,11 @@ impl Pull {
             draft: self.draft.unwrap_or_default(),
             mergeable: self.mergeable,
             checks,
+            files: Some(Vec::new()),
+            reviews: Vec::new(),
+            behind: false,
+            blocked: false,
+            queued: false,
         })
     }
 }
@@ -113,6 +118,8 @@ impl From<CheckRun> for Check {
         Self {
             name: run.name,
             state,
+            id: None,
+            says: String::new(),
         }
     }
 }
@@ -139,6 +146,8 @@ impl From<Status> for Check {
         Self {
             name: status.context,
             state,
+            id: None,
+            says: String::new(),
         }
     }
 }

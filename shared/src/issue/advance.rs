@@ -157,6 +157,8 @@ fn prepare(draft: &mut Draft) {
         requires_isolation: false,
         acceptance: Vec::new(),
         paths: Vec::new(),
+        judges: None,
+        issue: None,
     };
     draft.emit(Event::Laid { tasks: vec![spec] });
 }
@@ -200,6 +202,7 @@ fn finish(draft: &mut Draft) {
     if over && draft.issue.all_merged() && !draft.issue.completing {
         draft.request(Effect::Move {
             to: Stage::Completed,
+            issue: None,
         });
     }
     if ready_or_over && !draft.issue.reported {

@@ -224,6 +224,7 @@ impl Start {
             attempt: self.attempt,
             executor: self.executor,
             reserved: self.reserved,
+            repair: false,
         });
     }
 }

@@ -393,6 +393,7 @@ fn requested(issue: &mut Issue, key: Seq, effect: &Effect, at: Time) {
             attempt,
             executor,
             reserved,
+            repair: _,
         } => {
             issue.starts.insert(key, (task.clone(), *executor));
             let branch = words::branch(issue, task, *attempt);
@@ -430,15 +431,17 @@ fn requested(issue: &mut Issue, key: Seq, effect: &Effect, at: Time) {
         }
         Effect::Move {
             to: super::Stage::Completed,
+            issue: None,
         } => issue.completing = true,
-        Effect::Move {
-            to: super::Stage::Started,
-        }
+        Effect::Move { .. }
         | Effect::Fetch
         | Effect::Say { .. }
         | Effect::ShowPlan { .. }
         | Effect::Link { .. }
-        | Effect::Tell { .. } => {}
+        | Effect::Tell { .. }
+        | Effect::Update { .. }
+        | Effect::Close { .. }
+        | Effect::Prune { .. } => {}
     }
 }
 
@@ -514,9 +517,12 @@ fn withdraw(issue: &mut Issue) {
                 activity: Activity::Response(_) | Activity::Error(_),
                 ..
             }
-            | Effect::Stop { .. } => false,
+            | Effect::Stop { .. }
+            | Effect::Close { .. }
+            | Effect::Prune { .. } => false,
             Effect::Start { .. }
             | Effect::Merge { .. }
+            | Effect::Update { .. }
             | Effect::Fetch
             | Effect::ShowPlan { .. }
             | Effect::Link { .. }
@@ -525,7 +531,7 @@ fn withdraw(issue: &mut Issue) {
             | Effect::Say { .. } => true,
         };
         match &owed.effect {
-            Effect::Start { .. } | Effect::Merge { .. } => {
+            Effect::Start { .. } | Effect::Merge { .. } | Effect::Update { .. } => {
                 if untouched(owed) {
                     dropped.push(*key);
                 }
@@ -553,7 +559,9 @@ fn withdraw(issue: &mut Issue) {
                 activity: Activity::Response(_) | Activity::Error(_),
                 ..
             }
-            | Effect::Stop { .. } => {}
+            | Effect::Stop { .. }
+            | Effect::Close { .. }
+            | Effect::Prune { .. } => {}
         }
     }
     for key in dropped {

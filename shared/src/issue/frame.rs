@@ -90,7 +90,7 @@ fn list(text: &mut String, heading: &str, lines: &[String]) {
 fn hand_in(issue: &Issue, spec: &Spec, executor: ExecutorKind, branch: &str, base: &str) -> String {
     let marker = marker(issue, &spec.id);
     match (spec.kind, executor) {
-        (TaskKind::Orchestrator, ExecutorKind::Local) => String::new(),
+        (TaskKind::Orchestrator, ExecutorKind::Local) | (TaskKind::Verifier, _) => String::new(),
         (TaskKind::Orchestrator | TaskKind::Scoper | TaskKind::Reviewer, ExecutorKind::Codegen) => {
             "\nDo not push anything and do not open a pull request; your answer is your last message.\n".into()
         }
@@ -158,6 +158,8 @@ fn mode(kind: TaskKind) -> &'static str {
              task asks for, missing cases, broken conventions, missing tests. Name path and line, \
              and call a blocker only what must not be merged."
         }
+        // No agent is asked.
+        TaskKind::Verifier => "",
     }
 }
 

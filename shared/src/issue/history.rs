@@ -121,6 +121,7 @@ fn usual_success_rate(cell: Cell) -> f64 {
 fn usual_usd(cell: Cell) -> f64 {
     match cell.kind {
         TaskKind::Reviewer => 0.1,
+        TaskKind::Verifier => 0.0,
         TaskKind::Orchestrator | TaskKind::Scoper => 0.2,
         TaskKind::Builder | TaskKind::Debugger => match cell.complexity {
             Some(Complexity::Low) => 0.15,

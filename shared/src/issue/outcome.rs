@@ -33,7 +33,10 @@ pub(super) fn performed(draft: &mut Draft, key: Seq, outcome: Outcome) {
             });
             draft.emit(Event::Briefed(briefing));
             if draft.issue.cancelled.is_none() {
-                draft.request(Effect::Move { to: Stage::Started });
+                draft.request(Effect::Move {
+                    to: Stage::Started,
+                    issue: None,
+                });
             }
         }
         (Effect::Fetch, Outcome::Unserved(why)) => {
@@ -193,6 +196,9 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
         },
         // An outage or a token that is not good is no verdict on the commit.
         Effect::Merge { .. } => hopeless || (withdrawn && worn_out(TRIES_MAX)),
+        Effect::Update { .. } | Effect::Close { .. } | Effect::Prune { .. } => {
+            withdrawn || worn_out(TRIES_MAX)
+        }
         // What is not stopped costs money; what has ended needs no stop.
         Effect::Stop { run, .. } => moot_stop(run),
     };
@@ -262,6 +268,9 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
         Effect::Fetch
         | Effect::Start { .. }
         | Effect::Merge { .. }
+        | Effect::Update { .. }
+        | Effect::Close { .. }
+        | Effect::Prune { .. }
         | Effect::Say { .. }
         | Effect::ShowPlan { .. }
         | Effect::Link { .. }

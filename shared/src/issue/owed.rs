@@ -110,7 +110,10 @@ impl Effect {
             | Self::Start { .. }
             | Self::Stop { .. }
             | Self::Tell { .. }
-            | Self::Merge { .. } => None,
+            | Self::Merge { .. }
+            | Self::Update { .. }
+            | Self::Close { .. }
+            | Self::Prune { .. } => None,
         }
     }
 
@@ -120,7 +123,10 @@ impl Effect {
             Self::Start { task, .. }
             | Self::Stop { task, .. }
             | Self::Tell { task, .. }
-            | Self::Merge { task, .. } => Some(task),
+            | Self::Merge { task, .. }
+            | Self::Update { task, .. }
+            | Self::Close { task, .. }
+            | Self::Prune { task, .. } => Some(task),
             Self::Fetch
             | Self::Say { .. }
             | Self::ShowPlan { .. }
@@ -140,7 +146,10 @@ impl Effect {
             | Self::Move { .. }
             | Self::Stop { .. }
             | Self::Tell { .. }
-            | Self::Merge { .. } => false,
+            | Self::Merge { .. }
+            | Self::Update { .. }
+            | Self::Close { .. }
+            | Self::Prune { .. } => false,
         }
     }
 }

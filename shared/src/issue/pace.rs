@@ -70,7 +70,7 @@ fn pace(task: &Task, now: Time) -> Option<i64> {
 pub(super) fn usual_seconds(kind: TaskKind) -> i64 {
     match kind {
         TaskKind::Orchestrator => 120,
-        TaskKind::Reviewer => 180,
+        TaskKind::Reviewer | TaskKind::Verifier => 180,
         TaskKind::Scoper => 300,
         TaskKind::Builder | TaskKind::Debugger => 600,
     }

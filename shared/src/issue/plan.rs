@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Brief, Planning, TaskId, words_enum};
+use super::{Brief, IssueId, Planning, TaskId, words_enum};
 
 /// A task list shorter than this does not make an issue one to be planned.
 pub const TASK_LIST_ITEMS_MIN: usize = 2;
@@ -36,6 +36,9 @@ words_enum! {
         Debugger = "debugger",
         Scoper = "scoper",
         Reviewer = "reviewer",
+        /// Runs commands on what another task has made. Ours alone: no plan has it, and
+        /// nobody is shown it as a task.
+        Verifier = "verifier",
     }
 }
 
@@ -44,7 +47,7 @@ impl TaskKind {
     pub fn makes_pull(self) -> bool {
         match self {
             Self::Builder | Self::Debugger => true,
-            Self::Orchestrator | Self::Scoper | Self::Reviewer => false,
+            Self::Orchestrator | Self::Scoper | Self::Reviewer | Self::Verifier => false,
         }
     }
 }
@@ -69,6 +72,12 @@ pub struct Spec {
     pub acceptance: Vec<String>,
     #[serde(default, deserialize_with = "or_default")]
     pub paths: Vec<String>,
+    /// The task whose work it judges. Never of a plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judges: Option<TaskId>,
+    /// The sub-issue in Linear that it is. Never of an agent's plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issue: Option<IssueId>,
 }
 
 /// Agents write `null` for what they leave out.
@@ -114,7 +123,7 @@ pub enum PlanError {
         what: &'static str,
         max: usize,
     },
-    #[error("the task `{0}` is of kind `orchestrator`: a plan cannot hold another plan")]
+    #[error("the task `{0}` is of a kind that a plan cannot hold")]
     Nested(String),
 }
 
@@ -127,7 +136,7 @@ struct RawPlan {
 
 /// Reads the answer of an orchestrator run.
 pub fn parse(answer: &str, tasks_max: usize) -> Result<Plan, PlanError> {
-    let raw: RawPlan =
+    let mut raw: RawPlan =
         serde_json::from_str(answer).map_err(|error| PlanError::NotJson(error.to_string()))?;
     if raw.tasks.is_empty() {
         return Err(PlanError::Empty);
@@ -139,6 +148,10 @@ pub fn parse(answer: &str, tasks_max: usize) -> Result<Plan, PlanError> {
         });
     }
     let mut ids = BTreeSet::new();
+    for task in &mut raw.tasks {
+        // Whatever an agent writes there.
+        (task.judges, task.issue) = (None, None);
+    }
     for task in &raw.tasks {
         check_task(task)?;
         if !ids.insert(&task.id) {
@@ -174,7 +187,7 @@ fn check_task(task: &Spec) -> Result<(), PlanError> {
     if id == PLAN || id == MAIN || id.starts_with(REVIEW_PREFIX) {
         return Err(PlanError::ReservedId(shown()));
     }
-    if task.kind == TaskKind::Orchestrator {
+    if matches!(task.kind, TaskKind::Orchestrator | TaskKind::Verifier) {
         return Err(PlanError::Nested(shown()));
     }
     for (what, text, max) in [

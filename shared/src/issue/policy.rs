@@ -43,6 +43,24 @@ pub struct Policy {
     pub method: MergeMethod,
     pub required_checks: Vec<String>,
     pub check_grace_seconds: i64,
+    /// Globs of paths; what changes one of them only a person merges.
+    #[serde(default)]
+    pub protected_paths: Vec<String>,
+    /// A person has to approve of the very commit.
+    #[serde(default)]
+    pub require_approval: bool,
+    /// What has to succeed in a clean worktree at the commit.
+    #[serde(default)]
+    pub commands: Vec<String>,
+    /// Another agent has to agree to the commit.
+    #[serde(default)]
+    pub reviewer: bool,
+    /// How often the work of a task may be sent back to be mended.
+    #[serde(default)]
+    pub repairs_max: u32,
+    /// A cancellation leaves pull requests open.
+    #[serde(default)]
+    pub keep_pulls: bool,
     pub tasks_max: usize,
     pub parallel_max: usize,
     pub attempts_max: u32,

@@ -99,7 +99,7 @@ pub(super) fn ended(draft: &mut Draft, id: &TaskId, ending: Ending, stopped: Opt
     match result {
         Ok(result) => match kind {
             TaskKind::Orchestrator => planned(draft, result.answer.as_deref()),
-            TaskKind::Scoper | TaskKind::Reviewer => {
+            TaskKind::Scoper | TaskKind::Reviewer | TaskKind::Verifier => {
                 settle(draft, id, Settled::Succeeded, "it has answered".into());
             }
             TaskKind::Builder | TaskKind::Debugger if result.changed == Some(false) => {

@@ -12,7 +12,8 @@ use super::money::{Scope, micros};
 use super::task::{PlanWord, Pull, Task, TaskState};
 use super::{
     Brief, CancelReason, Due, Effect, ExecutorKind, HELD_TRIES, IssueId, MergeMode, Owed, Policy,
-    RoundOutcome, RunId, STOP_AGAIN_SECONDS, Seq, SessionId, Tally, TaskId, TaskKind, Time, Wait,
+    Repository, RoundOutcome, RunId, STOP_AGAIN_SECONDS, Seq, SessionId, Tally, TaskId, TaskKind,
+    Time, Wait,
 };
 
 /// One issue, folded from its log.
@@ -123,7 +124,7 @@ pub enum Watch {
     },
     Pull {
         task: TaskId,
-        slug: String,
+        repository: Repository,
         number: Option<u64>,
         branch: String,
     },
@@ -309,7 +310,7 @@ impl Issue {
             | TaskState::Approved { .. }
             | TaskState::Ready => Some(Watch::Pull {
                 task: task.spec.id.clone(),
-                slug: self.policy.as_ref()?.repository.slug.clone(),
+                repository: self.policy.as_ref()?.repository.clone(),
                 number: task.pull.as_ref().map(|it| it.number),
                 branch: task.branch.clone()?,
             }),

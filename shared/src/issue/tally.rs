@@ -127,8 +127,12 @@ fn at_linear(owed: Option<&Owed>) -> bool {
         | Effect::ShowPlan { .. }
         | Effect::Link { .. }
         | Effect::Move { .. } => true,
-        Effect::Start { .. } | Effect::Stop { .. } | Effect::Tell { .. } | Effect::Merge { .. } => {
-            false
-        }
+        Effect::Start { .. }
+        | Effect::Stop { .. }
+        | Effect::Tell { .. }
+        | Effect::Merge { .. }
+        | Effect::Update { .. }
+        | Effect::Close { .. }
+        | Effect::Prune { .. } => false,
     })
 }

@@ -23,6 +23,30 @@ pub struct PullFacts {
     pub mergeable: Option<bool>,
     /// Check runs and statuses of `head_sha`, all of them.
     pub checks: Vec<Check>,
+    /// The paths that it changes, of what was renamed both; `None`: too many to be read.
+    pub files: Option<Vec<String>>,
+    /// The last word of each who may write to the repository.
+    pub reviews: Vec<Review>,
+    /// The base branch has commits that the head has not.
+    pub behind: bool,
+    /// The forge's own rules for the base branch stand in the way of a merge.
+    pub blocked: bool,
+    /// The forge is about to merge it: it waits in a queue, or is at work.
+    pub queued: bool,
+}
+
+/// What a person thinks of one commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Review {
+    pub author: String,
+    pub opinion: Opinion,
+    /// The commit that it is about.
+    pub sha: String,
+    pub text: String,
+}
+
+words_enum! {
+    Opinion { Approves = "approves", WantsChanges = "wants_changes" }
 }
 
 words_enum! {
@@ -33,6 +57,10 @@ words_enum! {
 pub struct Check {
     pub name: String,
     pub state: CheckState,
+    /// By which its log can be had, where it has one.
+    pub id: Option<u64>,
+    /// What it says of itself in a few words.
+    pub says: String,
 }
 
 words_enum! {
@@ -68,7 +96,8 @@ pub fn judge(
     seen: Time,
     now: Time,
 ) -> Verdict {
-    if let Some(why) = foreign(facts, task, marker, policy) {
+    let branch = task.branch.as_deref().unwrap_or_default();
+    if let Some(why) = foreign(facts, task, branch, marker, policy) {
         return Verdict::Foreign(why);
     }
     match facts.state {
@@ -139,7 +168,14 @@ fn counts(check: &Check, policy: &Policy) -> bool {
     policy.required_checks.is_empty() || policy.required_checks.contains(&check.name)
 }
 
-fn foreign(facts: &PullFacts, task: &Task, marker: &str, policy: &Policy) -> Option<String> {
+/// Why a pull request is not the one of this task from this branch, if it is not.
+pub fn foreign(
+    facts: &PullFacts,
+    task: &Task,
+    branch: &str,
+    marker: &str,
+    policy: &Policy,
+) -> Option<String> {
     let repository = &policy.repository;
     let same = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
     if !same(&facts.base_slug, &repository.slug) {
@@ -162,7 +198,6 @@ fn foreign(facts: &PullFacts, task: &Task, marker: &str, policy: &Policy) -> Opt
             facts.url, facts.base_branch, repository.base_branch
         ));
     }
-    let branch = task.branch.as_deref().unwrap_or_default();
     if facts.head_branch != branch {
         return Some(format!(
             "{} comes from `{}` instead of `{branch}`",

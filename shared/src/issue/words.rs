@@ -14,6 +14,7 @@ use super::{
 
 pub use self::log::{plain, sentence};
 pub(super) use self::terms::*;
+pub use super::verdict::short;
 
 /// The bytes of an error in the table of the last word.
 const ERROR_BYTES_MAX: usize = 1_000;
@@ -50,6 +51,11 @@ pub fn marker(issue: &Issue, task: &TaskId) -> String {
 /// The same, for the runner, which has no issue at hand.
 pub fn pull_marker(identifier: &str, task: &TaskId) -> String {
     format!("<!-- cyrus:{identifier}/{task} -->")
+}
+
+/// The mark of a comment that is made for an effect.
+pub fn effect_mark(id: &str) -> String {
+    format!("<!-- cyrus:{id} -->")
 }
 
 pub fn pull_label(task: &TaskId, number: u64) -> String {
@@ -315,6 +321,9 @@ pub(super) fn not_made(effect: &Effect, why: &str) -> String {
     let what = match effect {
         Effect::Start { .. } => "its run cannot be started, or found",
         Effect::Merge { .. } => "it cannot be merged",
+        Effect::Update { .. } => "it cannot be brought up to date",
+        Effect::Close { .. } => "its pull request cannot be closed",
+        Effect::Prune { .. } => "its branch cannot be deleted",
         Effect::Stop { .. } => "its run cannot be stopped",
         Effect::Tell { .. } => "its run cannot be told",
         Effect::Fetch

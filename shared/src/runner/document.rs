@@ -251,6 +251,9 @@ impl JobDoc {
             cost_max: self.limits.cost_usd,
             seconds_max: self.limits.seconds,
             patience_seconds: None,
+            commit: None,
+            commands: Vec::new(),
+            repair: None,
         }
     }
 }
@@ -324,6 +327,7 @@ impl ResultDoc {
                     .filter(|it| it != branch)
                     .map(|it| clip(&it, REASON_BYTES_MAX)),
                 changed: self.changed_files.map(|it| !it.is_empty()),
+                session: self.session.map(|it| clip(&it, REASON_BYTES_MAX)),
                 unheard: self.unheard,
             }),
             Outcome::Failed => {

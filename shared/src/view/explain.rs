@@ -120,11 +120,17 @@ fn requested(effect: &Effect) -> Option<(&'static str, String)> {
         }
         // The event before says why.
         Effect::Stop { .. } | Effect::Merge { .. } => None,
+        Effect::Update { sha, .. } => Some((
+            "bring up to date",
+            format!("its base branch has moved since {}", words::short(sha)),
+        )),
+        Effect::Close { why, .. } => Some(("close the pull request", why.clone())),
         Effect::Fetch
         | Effect::Say { .. }
         | Effect::ShowPlan { .. }
         | Effect::Link { .. }
         | Effect::Move { .. }
-        | Effect::Tell { .. } => None,
+        | Effect::Tell { .. }
+        | Effect::Prune { .. } => None,
     }
 }

@@ -16,8 +16,8 @@ use shared::issue::{
     Verbosity,
 };
 use shared::ports::{
-    Clock, Executor, Forge, Job, MergeAnswer, MergeAsk, OpenAsk, Opened, PlanItem, Policies,
-    PullAsk, Settlement, Started, Tracker, WhichPull,
+    BranchAsk, Clock, CloseAsk, Executor, Forge, Job, LogAsk, MergeAnswer, MergeAsk, PlanItem,
+    Policies, PullAsk, Settlement, Started, Tracker, UpdateAnswer, UpdateAsk, WhichPull,
 };
 use uuid::Uuid;
 
@@ -164,6 +164,12 @@ impl Policies for Outside {
             method: MergeMethod::Squash,
             required_checks: vec!["ci".into()],
             check_grace_seconds: 60,
+            protected_paths: Vec::new(),
+            require_approval: false,
+            commands: Vec::new(),
+            reviewer: false,
+            repairs_max: 0,
+            keep_pulls: false,
             tasks_max: 20,
             parallel_max: 10,
             attempts_max: 3,
@@ -245,11 +251,21 @@ impl Forge for Outside {
         })
     }
 
-    async fn open(&self, _: &OpenAsk) -> Result<Opened, Fault> {
-        Err(Fault::Permanent {
-            class: FailureClass::Invalid,
-            why: "runs open their own".into(),
-        })
+    async fn update(&self, _: &UpdateAsk) -> Result<UpdateAnswer, Fault> {
+        Ok(UpdateAnswer::Done)
+    }
+
+    async fn close(&self, _: &CloseAsk) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    async fn delete_branch(&self, _: &BranchAsk) -> Result<(), Fault> {
+        self.call().await;
+        Ok(())
+    }
+
+    async fn log(&self, _: &LogAsk) -> Result<String, Fault> {
+        Ok(String::new())
     }
 }
 

@@ -37,6 +37,7 @@ async fn a_run_ends_with_its_pull_request_whatever_the_case_of_its_status() {
             pull_url: Some(url),
             branch: None,
             changed: None,
+            session: None,
             unheard: false,
         };
         let ended = Sight::Ended(Ending {

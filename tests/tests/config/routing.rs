@@ -421,5 +421,7 @@ fn spec(id: &str, kind: TaskKind) -> Spec {
         requires_isolation: false,
         acceptance: Vec::new(),
         paths: Vec::new(),
+        judges: None,
+        issue: None,
     }
 }

@@ -35,6 +35,7 @@ async fn the_same_key_is_the_same_run(stage: Stage) {
         pull_url: Some("https://forge.example/o/r/pull/1".into()),
         branch: None,
         changed: Some(true),
+        session: None,
         unheard: false,
     };
     let ending = stage.ended("k1").await;

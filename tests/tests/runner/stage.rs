@@ -276,6 +276,9 @@ pub(crate) fn job(key: &str) -> Job {
         cost_max: Some(1.0),
         seconds_max: 7_200,
         patience_seconds: None,
+        commit: None,
+        commands: Vec::new(),
+        repair: None,
     }
 }
 

@@ -437,6 +437,9 @@ fn process(world: &Shared, log: &Arc<MemoryLog>) -> Process {
     let registers = Arc::new(Store {
         brisk: true,
         patience_seconds: GUARD_PATIENCE_SECONDS,
+        commit: None,
+        commands: Vec::new(),
+        repair: None,
         ..Store::new(&view, log)
     });
     let runs = |kind| -> Arc<dyn Executor> {

@@ -373,6 +373,12 @@ fn policy(world: &mut World) -> Policy {
             Vec::new()
         },
         check_grace_seconds: 60,
+        protected_paths: Vec::new(),
+        require_approval: false,
+        commands: Vec::new(),
+        reviewer: false,
+        repairs_max: 0,
+        keep_pulls: false,
         tasks_max: 20,
         parallel_max: rng.usize(1..=4),
         attempts_max: rng.u32(1..=3),

@@ -11,8 +11,9 @@ use shared::issue::{
     SessionId, Sight, Stage, Time,
 };
 use shared::ports::{
-    Clock, Executor, Forge, Health, Job, MergeAnswer, MergeAsk, Message, OpenAsk, Opened, PlanItem,
-    Policies, PullAsk, Settlement, Started, Told, Tracker,
+    BranchAsk, Clock, CloseAsk, Executor, Forge, Health, Job, LogAsk, MergeAnswer, MergeAsk,
+    Message, PlanItem, Policies, PullAsk, Settlement, Started, Told, Tracker, UpdateAnswer,
+    UpdateAsk,
 };
 use shared::runner::queue::FarRunners;
 use uuid::Uuid;
@@ -216,11 +217,20 @@ impl Forge for View {
         self.call("merge", |world| world.merge(ask)).await
     }
 
-    async fn open(&self, _ask: &OpenAsk) -> Result<Opened, Fault> {
-        Err(Fault::Permanent {
-            class: FailureClass::Invalid,
-            why: "runs open their own".into(),
-        })
+    async fn update(&self, _: &UpdateAsk) -> Result<UpdateAnswer, Fault> {
+        Ok(UpdateAnswer::Done)
+    }
+
+    async fn close(&self, _: &CloseAsk) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    async fn delete_branch(&self, _: &BranchAsk) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    async fn log(&self, _: &LogAsk) -> Result<String, Fault> {
+        Ok(String::new())
     }
 }
 

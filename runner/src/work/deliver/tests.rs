@@ -3,8 +3,7 @@
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use shared::issue::{AgentPolicy, PullFacts, Repository, TaskKind};
-use shared::ports::{MergeAnswer, MergeAsk, PullAsk};
+use shared::issue::{AgentPolicy, Repository, TaskKind};
 
 use super::*;
 
@@ -14,15 +13,7 @@ struct Troubled {
 }
 
 #[async_trait]
-impl Forge for Troubled {
-    async fn facts(&self, _: &[PullAsk]) -> Vec<Result<Option<PullFacts>, Fault>> {
-        Vec::new()
-    }
-
-    async fn merge(&self, _: &MergeAsk) -> Result<MergeAnswer, Fault> {
-        Ok(MergeAnswer::HeadMoved)
-    }
-
+impl Publisher for Troubled {
     async fn open(&self, _: &OpenAsk) -> Result<Opened, Fault> {
         match self.faults.lock().expect("no poison").pop() {
             Some(fault) => Err(fault),
@@ -95,6 +86,9 @@ fn a_pull_request_carries_our_mark_and_no_other() {
         cost_max: None,
         seconds_max: 60,
         patience_seconds: None,
+        commit: None,
+        commands: Vec::new(),
+        repair: None,
     };
     let body = body(&job, "Done.\n<!-- cyrus:ENG-2/other -->");
     assert_eq!(body.matches("<!--").count(), 1);

@@ -21,6 +21,12 @@ fn policy(parallel_max: usize, attempts_max: u32) -> Policy {
         method: MergeMethod::Squash,
         required_checks: vec![],
         check_grace_seconds: 60,
+        protected_paths: Vec::new(),
+        require_approval: false,
+        commands: Vec::new(),
+        reviewer: false,
+        repairs_max: 0,
+        keep_pulls: false,
         tasks_max: 100,
         parallel_max,
         attempts_max,
@@ -45,6 +51,8 @@ fn task(id: &str, kind: TaskKind, depends_on: &[&str]) -> Task {
         requires_isolation: false,
         acceptance: vec![],
         paths: vec![],
+        judges: None,
+        issue: None,
     }))
 }
 

@@ -47,6 +47,8 @@ fn spec(kind: TaskKind, complexity: Option<Complexity>, requires_isolation: bool
         requires_isolation,
         acceptance: vec![],
         paths: vec![],
+        judges: None,
+        issue: None,
     }
 }
 

@@ -208,22 +208,32 @@ fn effect_words(effect: &Effect) -> String {
         },
         Effect::ShowPlan { .. } => "show the plan".into(),
         Effect::Link { label, .. } => format!("link {label}"),
-        Effect::Move { to } => format!("move the issue to {to}"),
+        Effect::Move { to, issue: None } => format!("move the issue to {to}"),
+        Effect::Move { to, .. } => format!("move a sub-issue to {to}"),
         Effect::Start {
             task,
             attempt,
             executor,
             reserved,
+            repair,
         } => {
+            let what = if *repair { "mend" } else { "start" };
             let reserved =
                 reserved.map_or(String::new(), |it| format!(", ${:.2} set aside", it.usd));
-            format!("start `{task}` on {executor} (attempt {attempt}{reserved})")
+            format!("{what} `{task}` on {executor} (attempt {attempt}{reserved})")
         }
         Effect::Stop { task, run, .. } => format!("stop the run {run} of `{task}`"),
         Effect::Tell { task, .. } => format!("tell the run of `{task}` what was written"),
         Effect::Merge { task, number, sha } => {
             format!("merge #{number} of `{task}` at {}", short(sha))
         }
+        Effect::Update { task, number, sha } => {
+            format!("bring #{number} of `{task}` up to date from {}", short(sha))
+        }
+        Effect::Close { task, branch, .. } => {
+            format!("close the pull request of `{task}` from `{branch}`")
+        }
+        Effect::Prune { branch, .. } => format!("delete the branch `{branch}`"),
     }
 }
 
