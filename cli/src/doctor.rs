@@ -68,7 +68,7 @@ pub(crate) async fn doctor(common: &Common) -> anyhow::Result<ExitCode> {
         services(settings, &store, &mut findings).await;
     }
     findings.extend(control::control(settings).await);
-    repositories(settings, &env, &mut findings).await;
+    repositories(settings, &env, &store, &mut findings).await;
     tools(settings, &env, &mut findings).await;
     let well = findings.iter().all(|it| it.ok);
     if common.json {
@@ -161,7 +161,8 @@ async fn services(settings: &Settings, store: &Store, findings: &mut Vec<Finding
     }
 }
 
-async fn repositories(settings: &Settings, env: &Env, findings: &mut Vec<Finding>) {
+async fn repositories(settings: &Settings, env: &Env, store: &Store, findings: &mut Vec<Finding>) {
+    findings.extend(app(settings, store).await);
     if settings.repositories.is_empty() {
         let text = format!(
             "none is configured: add one under `repositories` in {}",
@@ -174,7 +175,7 @@ async fn repositories(settings: &Settings, env: &Env, findings: &mut Vec<Finding
         });
     }
     let git_env = git_env(env.0.clone());
-    let forge = wire::forge(settings);
+    let forge = wire::forge(settings, &store.registers);
     for configured in &settings.repositories {
         let check = format!("repository {}", configured.name);
         let repository = configured.ground();
@@ -185,11 +186,13 @@ async fn repositories(settings: &Settings, env: &Env, findings: &mut Vec<Finding
             ok: clone.is_ok(),
             text: clone.map_or_else(|it| it.message, |()| format!("{path} can be worked in")),
         });
-        let access = match (&settings.github.token, &forge) {
-            _ if slug.is_empty() => Err("its `githubUrl` is not set, and its clone has no origin that tells it".into()),
-            (None, _) => Err("GITHUB_TOKEN is not set: give a token that may read and write contents and pull requests".into()),
-            (Some(_), Ok(forge)) => forge.check_access(slug).await.map_err(|it| it.to_string()),
-            (Some(_), Err(error)) => Err(error.to_string()),
+        let access = match (wire::check_github(settings), &forge) {
+            _ if slug.is_empty() => {
+                Err("its `githubUrl` is not set, and its clone has no origin that tells it".into())
+            }
+            (Err(missing), _) => Err(missing.to_string()),
+            (Ok(()), Ok(forge)) => forge.check_access(slug).await.map_err(|it| it.to_string()),
+            (Ok(()), Err(error)) => Err(format!("{error:#}")),
         };
         findings.push(Finding {
             check: format!("GitHub {slug}"),
@@ -197,6 +200,22 @@ async fn repositories(settings: &Settings, env: &Env, findings: &mut Vec<Finding
             text: access.map_or_else(|it| it, |()| "can be read and written".into()),
         });
     }
+}
+
+/// Is GitHub's App what it should be, where there is one?
+async fn app(settings: &Settings, store: &Store) -> Vec<Finding> {
+    let found = |result| Finding::of("GitHub App", result);
+    let mut findings = match wire::github_app(settings, &store.registers) {
+        Ok(None) => Vec::new(),
+        Ok(Some(app)) => vec![found(app.check().await.map_err(|it| it.to_string()))],
+        Err(error) => vec![found(Err(format!("{error:#}")))],
+    };
+    if !findings.is_empty() && settings.github.token.is_some() {
+        let note = "note: GITHUB_TOKEN is set, and goes with all calls in place of the App's own \
+                    token: unset it to act as the App";
+        findings.push(found(Ok(note.into())));
+    }
+    findings
 }
 
 async fn tools(settings: &Settings, env: &Env, findings: &mut Vec<Finding>) {

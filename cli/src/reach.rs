@@ -245,7 +245,7 @@ pub(crate) async fn engine(
 ) -> anyhow::Result<(Engine, Arc<Settings>)> {
     let (live, _) = common.live(&Env::from_process(), store).await?;
     let settings = live.settings();
-    let forge = Arc::new(wire::forge(&settings)?);
+    let forge = Arc::new(wire::forge(&settings, &store.registers)?);
     let hands = wire::hands(&live, store.clone(), forge, None)?;
     Ok((Engine::new(hands), settings))
 }

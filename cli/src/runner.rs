@@ -110,8 +110,8 @@ pub(crate) async fn runner(common: &Common, options: &Options) -> anyhow::Result
     if repositories.is_empty() {
         warn!("no repository is configured here, so there will be no work: see `repositories`");
     }
-    if settings.github.token.is_none() {
-        warn!("GITHUB_TOKEN is not set: no pull request can be opened from here");
+    if let Err(missing) = wire::check_github(&settings) {
+        warn!("{missing}");
     }
     let home = Home::open(&settings.home)?;
     let name = match &options.name {
@@ -148,7 +148,7 @@ pub(crate) async fn runner(common: &Common, options: &Options) -> anyhow::Result
         agents: programs,
         agent_env,
         git_env: ::runner::git_env(env.0.clone()),
-        forge: Arc::new(wire::forge(&settings)?),
+        forge: Arc::new(wire::forge(&settings, &store.registers)?),
         clock: Arc::new(wire::SystemClock),
         wake: Arc::new(|_| ()),
     };

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use runner::LocalExecutor;
 use shared::config::{Env, Live, Settings, StorePlace};
 use shared::engine::Engine;
+use shared::github::deliveries::Deliveries;
 use shared::http::{self, Doors};
 use shared::ports::{Executor, Publisher};
 use shared::runner::Look;
@@ -56,6 +57,8 @@ pub(crate) struct Service {
     wakes: Wakes,
     bell: Bell,
     local: Option<LocalExecutor>,
+    /// Those of GitHub that have failed, where they can be asked for again.
+    deliveries: Option<Deliveries>,
     poll_seconds: f64,
     /// Nobody else works on the store.
     alone: bool,
@@ -72,14 +75,11 @@ impl Service {
         let settings = live.settings();
         let linear_secrets = wire::linear_secrets(&settings)?;
         wire::check_linear(&settings)?;
-        if settings.github.token.is_none() {
-            warn!(
-                "GITHUB_TOKEN is not set: no pull request can be opened, judged or merged (this \
-                 version takes a token only, not an App's key)"
-            );
+        if let Err(missing) = wire::check_github(&settings) {
+            warn!("{missing}");
         }
         let (bell, wakes) = service::bell();
-        let forge = Arc::new(wire::forge(&settings)?);
+        let forge = Arc::new(wire::forge(&settings, &store.registers)?);
         let runners = wire::runners(&settings, &store, Some(here))?;
         let publisher: Arc<dyn Publisher> = forge.clone();
         let local = local(&settings, env, publisher, bell.clone())?;
@@ -94,6 +94,7 @@ impl Service {
                  work only where `runner.concurrency` is 0"
             );
         }
+        let deliveries = wire::deliveries(&settings, &store.registers)?;
         let engine = Arc::new(Engine::new(wire::hands(&live, store, forge, executor)?));
         let (wake, wake_all) = (bell.clone(), bell.clone());
         let look = || -> Look {
@@ -126,6 +127,7 @@ impl Service {
             wakes,
             bell,
             local,
+            deliveries,
             poll_seconds,
             alone: matches!(settings.store, StorePlace::Sqlite(_)),
         })
@@ -143,6 +145,7 @@ impl Service {
             wakes,
             bell,
             local,
+            deliveries,
             poll_seconds,
             alone,
         } = self;
@@ -175,7 +178,11 @@ impl Service {
                     .into_future(),
             )
         };
+        let watch = deliveries.map(|it| tokio::spawn(async move { it.watch().await }));
         service::run(engine, wakes, poll_seconds, stop).await;
+        if let Some(watch) = watch {
+            watch.abort();
+        }
         let _ = stopping.send(true);
         match timeout(LAST_REQUESTS, server).await {
             Ok(served) => served?.context("serve HTTP"),

@@ -116,7 +116,7 @@ impl Executor for Client {
         let path = self.path(&["agent", "run"])?;
         let answer = match self.http.call(Method::POST, &path, &[], Some(&body)).await {
             Ok(answer) => answer,
-            Err(Gap::NotSent(why)) => return Err(Fault::Transient { why }),
+            Err(Gap::NotSent(fault)) => return Err(fault),
             Err(Gap::ReplyLost(why)) => return Err(Fault::Ambiguous { why }),
         };
         if answer.status.is_success() {

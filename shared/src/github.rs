@@ -3,6 +3,8 @@
 //! Knows nothing of issues or tasks and judges nothing: what the facts mean is
 //! said by [`crate::issue::verdict`]. Everything that GitHub answers is untrusted.
 
+pub mod app;
+pub mod deliveries;
 mod http;
 mod json;
 mod slug;
@@ -16,6 +18,7 @@ use futures_util::stream;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
+use self::app::Access;
 use self::http::{Answer, Gap, Http};
 use self::json::{CheckRuns, MergeReply, Pull, RepositoryReply, Statuses};
 pub use self::slug::slug_of;
@@ -26,7 +29,6 @@ use crate::ports::{
     BranchAsk, Clock, CloseAsk, Forge, LogAsk, MergeAnswer, MergeAsk, OpenAsk, Opened, Publisher,
     PullAsk, UpdateAnswer, UpdateAsk, WhichPull,
 };
-use crate::secrets::Token;
 
 /// The whole of one request, from connecting to the last byte of the answer.
 const REQUEST_SECONDS: u64 = 15;
@@ -51,7 +53,7 @@ const PASSING_REFUSALS: &[&str] = &["base branch was modified", "merge already i
 pub struct Options {
     /// The root of the API, e.g. `https://api.github.com` or `https://HOST/api/v3`.
     pub api_url: String,
-    pub token: Token,
+    pub token: Access,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -171,7 +173,7 @@ impl Publisher for Client {
 impl Client {
     pub fn new(options: Options) -> anyhow::Result<Self> {
         Ok(Self {
-            http: Http::new(options)?,
+            http: Http::new(&options.api_url, options.token, options.clock)?,
         })
     }
 

@@ -2,6 +2,8 @@
 //! body that ends, and one request to a REST service. What an answer means is
 //! each adapter's own business.
 
+pub(crate) mod minted;
+
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -22,11 +24,33 @@ const CONNECT_SECONDS_MAX: u64 = 5;
 const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A service with a REST API and a bearer token.
-pub(crate) struct Rest {
+pub(crate) struct Rest<B = Token> {
     service: Service,
     http: Http,
     base: Url,
-    token: Token,
+    bearer: B,
+}
+
+/// Who has the token that goes with a call.
+pub(crate) trait Bearer: Send + Sync {
+    /// The token of the moment.
+    fn current(&self) -> impl Future<Output = Result<SecretString, Fault>> + Send;
+
+    /// Another token, after `refused` was refused; `None` if there is no other.
+    fn after_refusal(
+        &self,
+        refused: &SecretString,
+    ) -> impl Future<Output = Result<Option<SecretString>, Fault>> + Send;
+}
+
+impl Bearer for Token {
+    async fn current(&self) -> Result<SecretString, Fault> {
+        Ok(Self::current(self))
+    }
+
+    async fn after_refusal(&self, refused: &SecretString) -> Result<Option<SecretString>, Fault> {
+        Ok(Self::after_refusal(self, refused).await)
+    }
 }
 
 /// What is the same for all requests to one service.
@@ -53,7 +77,7 @@ pub(crate) struct Reply {
 #[derive(Debug)]
 pub(crate) enum Gap {
     /// The request did not leave: nothing was done.
-    NotSent(String),
+    NotSent(Fault),
     /// It may have been done.
     ReplyLost(String),
 }
@@ -64,8 +88,8 @@ pub(crate) enum Cut {
     Broken(reqwest::Error),
 }
 
-impl Rest {
-    pub(crate) fn new(service: Service, api_url: &str, token: Token) -> anyhow::Result<Self> {
+impl<B: Bearer> Rest<B> {
+    pub(crate) fn new(service: Service, api_url: &str, bearer: B) -> anyhow::Result<Self> {
         let name = service.name;
         let base = Url::parse(api_url.trim_end_matches('/'))
             .with_context(|| format!("the address of {name}'s API, `{api_url}`"))?;
@@ -77,13 +101,13 @@ impl Rest {
             service,
             http: Http::new("cyrus", api_url),
             base,
-            token,
+            bearer,
         })
     }
 
-    /// The token of the moment.
-    pub(crate) fn token(&self) -> SecretString {
-        self.token.current()
+    /// Who has the token.
+    pub(crate) fn bearer(&self) -> &B {
+        &self.bearer
     }
 
     /// One call; once more, if the token was refused and there is another.
@@ -100,12 +124,13 @@ impl Rest {
             ..
         } = self.service;
         let call = async {
-            let token = self.token.current();
+            let token = self.bearer.current().await.map_err(Gap::NotSent)?;
             let reply = self.send(&token, method.clone(), path, query, body).await?;
             if reply.status != StatusCode::UNAUTHORIZED {
                 return Ok(reply);
             }
-            match self.token.after_refusal(&token).await {
+            let fresh = self.bearer.after_refusal(&token).await;
+            match fresh.map_err(Gap::NotSent)? {
                 Some(fresh) => self.send(&fresh, method.clone(), path, query, body).await,
                 None => Ok(reply),
             }
@@ -134,12 +159,12 @@ impl Rest {
             Ok(mut segments) => {
                 segments.pop_if_empty().extend(path);
             }
-            Err(()) => return Err(Gap::NotSent(format!("`{}` takes no path", self.base))),
+            Err(()) => return Err(Gap::not_sent(format!("`{}` takes no path", self.base))),
         }
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let client = self.http.client().map_err(Gap::NotSent)?;
+        let client = self.http.client().map_err(Gap::not_sent)?;
         let mut request = client
             .request(method, url)
             .bearer_auth(token.expose_secret());
@@ -154,7 +179,7 @@ impl Rest {
             Ok(response) => response,
             Err(error) if error.is_connect() || error.is_builder() => {
                 let why = format!("{name} could not be reached: {}", chain(error));
-                return Err(Gap::NotSent(why));
+                return Err(Gap::not_sent(why));
             }
             Err(error) => return Err(lost(error)),
         };
@@ -178,9 +203,14 @@ impl Rest {
 }
 
 impl Gap {
+    fn not_sent(why: String) -> Self {
+        Self::NotSent(Fault::Transient { why })
+    }
+
     pub(crate) fn why(self) -> String {
         match self {
-            Self::NotSent(why) | Self::ReplyLost(why) => why,
+            Self::NotSent(fault) => fault.to_string(),
+            Self::ReplyLost(why) => why,
         }
     }
 }
@@ -188,7 +218,10 @@ impl Gap {
 /// For calls that may be repeated without harm; the others look at the gap.
 impl From<Gap> for Fault {
     fn from(gap: Gap) -> Self {
-        Self::Transient { why: gap.why() }
+        match gap {
+            Gap::NotSent(fault) => fault,
+            Gap::ReplyLost(why) => Self::Transient { why },
+        }
     }
 }
 

@@ -14,9 +14,11 @@ use secrecy::SecretString;
 #[cfg(feature = "sqlite")]
 use crate::config::StorePlace;
 use crate::config::{Configuration, Env, Live, Secret, Settings};
+use crate::github::app::{Access, App, AppOptions};
+use crate::github::deliveries::Deliveries;
 use crate::guard::Guarded;
 use crate::issue::Time;
-use crate::linear::client::{App, Auth};
+use crate::linear::client::{self, Auth};
 use crate::ports::{Clock, Executor, Forge, Hands, Log, Policies, Registers};
 use crate::runner::push::Push;
 use crate::runner::{FarRunners, Gate, Look};
@@ -207,7 +209,7 @@ pub fn gate(
 pub fn linear(settings: &Settings, registers: &Arc<dyn Registers>) -> linear::client::Client {
     let linear = &settings.linear;
     let auth = match (&linear.api_token, &linear.client) {
-        (None, Some(client)) => Auth::Client(App {
+        (None, Some(client)) => Auth::Client(client::App {
             oauth_url: linear.oauth_url.clone(),
             id: client.id.clone(),
             secret: client.secret.0.clone(),
@@ -235,12 +237,62 @@ pub fn check_linear(settings: &Settings) -> Result<(), Missing> {
     })
 }
 
-/// GitHub. Without a token every call is refused, with the remedy.
-pub fn forge(settings: &Settings) -> anyhow::Result<github::Client> {
+/// GitHub, by the token that the settings name, else as the App; its token is
+/// shared in the registers. Without either every call is refused, with the remedy.
+pub fn forge(
+    settings: &Settings,
+    registers: &Arc<dyn Registers>,
+) -> anyhow::Result<github::Client> {
+    let github = &settings.github;
+    let access = match (&github.token, github_app(settings, registers)?) {
+        (None, Some(app)) => Access::App(app),
+        (given, _) => Access::Token(token(settings, given.as_ref())),
+    };
     github::Client::new(github::Options {
-        api_url: settings.github.api_url.clone(),
-        token: token(settings, settings.github.token.as_ref()),
+        api_url: github.api_url.clone(),
+        token: access,
         clock: Arc::new(SystemClock),
+    })
+}
+
+/// GitHub's App, where there is one. Fails where its key is none.
+pub fn github_app(
+    settings: &Settings,
+    registers: &Arc<dyn Registers>,
+) -> anyhow::Result<Option<App>> {
+    let Some(app) = &settings.github.app else {
+        return Ok(None);
+    };
+    let app = App::new(AppOptions {
+        api_url: settings.github.api_url.clone(),
+        id: app.id.clone(),
+        installation_id: app.installation_id.clone(),
+        key: token(settings, Some(&app.private_key)),
+        registers: Arc::clone(registers),
+        clock: Arc::new(SystemClock),
+    })?;
+    Ok(Some(app))
+}
+
+/// The deliveries of the App's webhook, whatever token goes with other calls.
+pub fn deliveries(
+    settings: &Settings,
+    registers: &Arc<dyn Registers>,
+) -> anyhow::Result<Option<Deliveries>> {
+    let app = github_app(settings, registers)?;
+    Ok(app.map(|app| Deliveries::new(app, Arc::clone(registers), Arc::new(SystemClock))))
+}
+
+/// Whoever acts needs a way to speak to GitHub.
+pub fn check_github(settings: &Settings) -> Result<(), Missing> {
+    if settings.github.token.is_some() || settings.github.app.is_some() {
+        return Ok(());
+    }
+    Err(Missing {
+        what: "GITHUB_TOKEN",
+        remedy: "give a token, or an App by GITHUB_APP_ID, GITHUB_APP_PRIVATE_KEY and \
+                 GITHUB_APP_INSTALLATION_ID: without either no pull request can be opened, judged \
+                 or merged",
     })
 }
 

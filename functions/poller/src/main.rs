@@ -13,7 +13,14 @@ async fn main() -> Result<(), Error> {
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {
         let parts = function.parts().await?;
         let deadline = wire::moment(event.context.deadline());
-        let looked = serverless::on_schedule(&parts.engine, &parts.live, deadline).await;
+        let look = serverless::on_schedule(&parts.engine, &parts.live, deadline);
+        // What it does is bounded, and nothing depends on it.
+        let redeliver = async {
+            if let Some(deliveries) = &parts.deliveries {
+                deliveries.look().await;
+            }
+        };
+        let (looked, ()) = tokio::join!(look, redeliver);
         telemetry.flush();
         Ok::<(), Error>(looked?)
     }))

@@ -36,7 +36,7 @@ impl Http {
 
     /// The token of the moment.
     pub(super) fn token(&self) -> SecretString {
-        self.0.token()
+        self.0.bearer().current()
     }
 
     pub(super) async fn call(

@@ -288,10 +288,17 @@ fn linear(variables: &Variables<'_>, workspaces: BTreeMap<String, Workspace>) ->
     }
 }
 
+fn installation(text: &str) -> Result<String, String> {
+    if text.bytes().all(|it| it.is_ascii_digit()) {
+        return Ok(text.to_owned());
+    }
+    Err("must be the number at the end of the address of the installation's settings".into())
+}
+
 fn github(variables: &Variables<'_>) -> GithubSettings {
     let app = (
         variables.text("GITHUB_APP_ID"),
-        variables.text("GITHUB_APP_INSTALLATION_ID"),
+        variables.parsed("GITHUB_APP_INSTALLATION_ID", installation),
         variables.secret("GITHUB_APP_PRIVATE_KEY"),
     );
     GithubSettings {
@@ -305,7 +312,22 @@ fn github(variables: &Variables<'_>) -> GithubSettings {
                 installation_id,
                 private_key,
             }),
-            (None, ..) | (_, None, _) | (.., None) => None,
+            (None, None, None) => None,
+            (id, installation_id, private_key) => {
+                for (name, is_there) in [
+                    ("GITHUB_APP_ID", id.is_some()),
+                    ("GITHUB_APP_INSTALLATION_ID", installation_id.is_some()),
+                    ("GITHUB_APP_PRIVATE_KEY", private_key.is_some()),
+                ] {
+                    // One that is there and wrong was told.
+                    if !is_there && variables.text(name).is_none() {
+                        let what = "is not set: an App needs its id, the id of its installation \
+                                    and its key";
+                        variables.problem(name, what);
+                    }
+                }
+                None
+            }
         },
         webhook_secret: variables.secret("GITHUB_WEBHOOK_SECRET"),
     }

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use reqwest::header::HeaderMap;
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Options, REQUEST_SECONDS};
+use super::REQUEST_SECONDS;
+use super::app::Access;
 use crate::issue::{FailureClass, Fault, REASON_BYTES_MAX, clip};
 pub(super) use crate::net::Gap;
-use crate::net::{Rest, Service, number};
+use crate::net::{Bearer, Rest, Service, number};
 use crate::ports::Clock;
 
 /// What GitHub asks to wait after a secondary limit that names no time.
@@ -27,8 +28,8 @@ const GITHUB: Service = Service {
     request_seconds: REQUEST_SECONDS,
 };
 
-pub(super) struct Http {
-    rest: Rest,
+pub(super) struct Http<B = Access> {
+    rest: Rest<B>,
     clock: Arc<dyn Clock>,
 }
 
@@ -40,14 +41,21 @@ pub(super) struct Answer {
     body: Vec<u8>,
     /// Seconds to wait, where GitHub asks for it.
     limited: Option<u32>,
+    /// Where the other pages are.
+    links: Option<String>,
 }
 
-impl Http {
-    pub(super) fn new(options: Options) -> anyhow::Result<Self> {
+impl<B: Bearer> Http<B> {
+    pub(super) fn new(api_url: &str, bearer: B, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         Ok(Self {
-            rest: Rest::new(GITHUB, &options.api_url, options.token)?,
-            clock: options.clock,
+            rest: Rest::new(GITHUB, api_url, bearer)?,
+            clock,
         })
+    }
+
+    /// Who has the token.
+    pub(super) fn bearer(&self) -> &B {
+        self.rest.bearer()
     }
 
     pub(super) async fn call(
@@ -59,11 +67,13 @@ impl Http {
     ) -> Result<Answer, Gap> {
         let reply = self.rest.call(method, path, query, body).await?;
         let waits = waits(&reply.headers, self.clock.now().as_second());
+        let links = reply.headers.get("link").and_then(|it| it.to_str().ok());
         let mut answer = Answer {
             status: reply.status,
             call: reply.call,
             body: reply.body,
             limited: None,
+            links: links.map(str::to_owned),
         };
         answer.limited = answer.is_limit(waits);
         Ok(answer)
@@ -78,6 +88,16 @@ impl Answer {
                 self.call
             ))
         })
+    }
+
+    /// The parameter `name` of the address of the next page, if there is one.
+    pub(super) fn next(&self, name: &str) -> Option<String> {
+        let mut links = self.links.as_deref()?.split(',');
+        let next = links.find(|it| it.contains("rel=\"next\""))?;
+        let url = next.split_once('<')?.1.split_once('>')?.0;
+        let url = Url::parse(url).ok()?;
+        let mut pairs = url.query_pairs();
+        pairs.find_map(|(key, value)| (key == name).then(|| value.into_owned()))
     }
 
     /// GitHub's own words about what went wrong.

@@ -15,6 +15,22 @@ const SIGNATURE_PREFIX: &str = "sha256=";
 /// A `status` names at most ten branches; more are no delivery of GitHub's.
 const BRANCHES_MAX: usize = 10;
 
+/// The events of which [`hear`] makes something.
+const HEARD: [&str; 7] = [
+    "pull_request",
+    "pull_request_review",
+    "check_suite",
+    "check_run",
+    "workflow_run",
+    "status",
+    "merge_group",
+];
+
+/// Is it worth anything that a delivery of this event arrives?
+pub(super) fn is_heard(event: &str) -> bool {
+    HEARD.contains(&event)
+}
+
 /// What is worth looking at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hint {

@@ -17,13 +17,14 @@ use tokio::sync::Mutex;
 use tower::ServiceExt as _;
 use tracing::{error, warn};
 
-use super::{Missing, Store, SystemClock};
+use super::{Store, SystemClock};
 use super::{
-    check_linear, codegen_secret, configuration, forge, gate, github_secrets, hands,
-    linear_secrets, runners, table,
+    check_github, check_linear, codegen_secret, configuration, deliveries, forge, gate,
+    github_secrets, hands, linear_secrets, runners, table,
 };
 use crate::config::{self, Env, Live, Settings, StorePlace};
 use crate::engine::Engine;
+use crate::github::deliveries::Deliveries;
 use crate::http::{self, Doors};
 use crate::ports::{Clock as _, Executor};
 use crate::runner::{FarRunners, Look};
@@ -46,6 +47,8 @@ pub struct Function {
 pub struct Parts {
     pub live: Arc<Live>,
     pub engine: Arc<Engine>,
+    /// Those of GitHub that have failed, where they can be asked for again.
+    pub deliveries: Option<Deliveries>,
     /// Those that all of it was made of.
     settings: Arc<Settings>,
     table: Arc<DynamoLog>,
@@ -58,13 +61,7 @@ impl Function {
         let function = Self::start().await?;
         let settings = function.live.settings();
         check_linear(&settings)?;
-        if settings.github.token.is_none() {
-            return Err(Missing {
-                what: "GITHUB_TOKEN",
-                remedy: "without it no pull request can be opened, judged or merged",
-            }
-            .into());
-        }
+        check_github(&settings)?;
         Ok(function)
     }
 
@@ -128,13 +125,15 @@ impl Function {
         }
         let live = Arc::new(live);
         let settings = live.settings();
-        let forge = Arc::new(forge(&settings)?);
+        let forge = Arc::new(forge(&settings, &store.registers)?);
         let runners = runners(&settings, &store, None)?;
         let local = runners.clone().map(|it| it as Arc<dyn Executor>);
+        let deliveries = deliveries(&settings, &store.registers)?;
         let engine = Arc::new(Engine::new(hands(&live, store, forge, local)?));
         Ok(Parts {
             live,
             engine,
+            deliveries,
             settings,
             table,
             runners,

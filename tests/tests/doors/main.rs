@@ -64,7 +64,7 @@ impl Door {
         };
         let (live, _) = Live::load(configuration).await.expect("settings");
         let live = Arc::new(live);
-        let forge = Arc::new(wire::forge(&live.settings()).expect("a forge"));
+        let forge = Arc::new(wire::forge(&live.settings(), &store.registers).expect("a forge"));
         let mut hands = wire::hands(&live, store, forge, None).expect("hands");
         hands.clock = Arc::new(Stopped);
         let rung_for_all = Arc::new(AtomicUsize::new(0));
