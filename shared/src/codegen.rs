@@ -7,6 +7,7 @@
 //! failed is worth another. Everything that Codegen answers is untrusted.
 
 mod http;
+mod resume;
 mod run;
 
 use std::collections::{HashMap, HashSet};
@@ -92,6 +93,8 @@ pub struct Client {
     repositories: Mutex<HashMap<String, (i64, Time)>>,
     /// Runs whose unknown status was reported already.
     warned: Mutex<HashSet<i64>>,
+    /// What stood in runs before they were resumed, by the key of the resume.
+    before: Mutex<HashMap<String, String>>,
 }
 
 #[async_trait]
@@ -101,6 +104,9 @@ impl Executor for Client {
     }
 
     async fn start(&self, job: &Job) -> Result<Started, Fault> {
+        if let Some((run, repair)) = resume::asked(job) {
+            return self.resume(job, run, repair).await;
+        }
         let repository = timeout(Duration::from_secs(LOOKUP_SECONDS), self.repository(job))
             .await
             .unwrap_or_else(|_| {
@@ -145,6 +151,9 @@ impl Executor for Client {
 
     async fn settle(&self, job: &Job) -> Result<Settlement, Fault> {
         let look = async {
+            if let Some((run, _)) = resume::asked(job) {
+                return self.resumed(job, run).await;
+            }
             for page in 0..RUN_PAGES_MAX {
                 let (runs, more) = self.runs(page).await?;
                 // Of two, the older one: it is the one that others have adopted too.
@@ -166,7 +175,7 @@ impl Executor for Client {
             .await
             .unwrap_or_else(|_| {
                 Err(Fault::Transient {
-                    why: format!("Codegen did not list its runs in {SETTLE_SECONDS} s"),
+                    why: format!("Codegen did not tell its runs in {SETTLE_SECONDS} s"),
                 })
             })
     }
@@ -239,6 +248,7 @@ impl Client {
             clock: options.clock,
             repositories: Mutex::default(),
             warned: Mutex::default(),
+            before: Mutex::default(),
         })
     }
 
@@ -378,27 +388,27 @@ impl Client {
         if let Some(fault) = stopped.get() {
             return Err(fault.clone());
         }
-        let number = id.to_string();
-        let path = self.path(&["agent", "run", &number])?;
-        let answer = self.http.call(Method::GET, &path, &[], None).await?;
-        if answer.status == StatusCode::NOT_FOUND {
-            // The list has it: one of the two is behind, and the list knows more.
-            return Ok(listed.map_or(Sight::Gone, |it| self.sight(it.clone())));
-        }
-        let read = |answer: &Answer| {
-            Run::read(&answer.expect_json()?)
-                .filter(|it| it.id == id)
-                .ok_or_else(|| Fault::Transient {
-                    why: format!("Codegen's answer to {} cannot be read", answer.call),
-                })
-        };
-        let run = read(&answer).inspect_err(|fault| {
+        let run = self.one(id).await.inspect_err(|fault| {
             if matches!(fault, Fault::Busy { .. }) {
                 // Lost to another that was as quick: all the same.
                 let _ = stopped.set(fault.clone());
             }
         })?;
-        Ok(self.sight(run))
+        // The list has it: one of the two is behind, and the list knows more.
+        let run = run.or_else(|| listed.cloned());
+        Ok(run.map_or(Sight::Gone, |it| self.sight(it)))
+    }
+
+    /// One run; `None`: Codegen does not know it.
+    async fn one(&self, id: i64) -> Result<Option<Run>, Fault> {
+        let number = id.to_string();
+        let path = self.path(&["agent", "run", &number])?;
+        let answer = self.http.call(Method::GET, &path, &[], None).await?;
+        if answer.status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        let run = Run::read(&answer.expect_json()?).filter(|it| it.id == id);
+        run.map(Some).ok_or_else(|| unreadable(&answer))
     }
 
     fn sight(&self, run: Run) -> Sight {
@@ -429,6 +439,12 @@ fn prompt(job: &Job) -> String {
              this JSON Schema:\n\n```json\n{schema}\n```\n",
             job.prompt
         ),
+    }
+}
+
+fn unreadable(answer: &Answer) -> Fault {
+    Fault::Transient {
+        why: format!("Codegen's answer to {} cannot be read", answer.call),
     }
 }
 

@@ -9,7 +9,7 @@
 //!
 //! Of reads, a look counts as one before it is made (a page of the list), and
 //! afterwards each run that it has seen to end as one more, since such a run is
-//! read by itself. Not counted are further pages, which only runs need that are
+//! read by itself; so is one that a start goes on with. Not counted are further pages, which only runs need that are
 //! older than a hundred others, and the list of repositories, once in an hour.
 
 mod turns;
@@ -133,7 +133,9 @@ impl Executor for Guarded {
         })?;
         let started = self.inner.start(job).await;
         let note = timeout(Duration::from_secs(NOTE_SECONDS), self.note(&started));
-        if note.await.is_err() {
+        let goes_on = job.repair.as_ref().is_some_and(|it| it.run.is_some());
+        let read = self.count_reads(usize::from(goes_on), None);
+        if tokio::join!(note, read).0.is_err() {
             info!(executor = %self.kind(), "could not note in time how a start went");
         }
         started.map_err(of_all)

@@ -1,6 +1,8 @@
 //! The Codegen client against the stand-in, over loopback.
 
 mod common;
+#[path = "codegen/resuming.rs"]
+mod resuming;
 #[path = "codegen/starting.rs"]
 mod starting;
 #[path = "codegen/watching.rs"]

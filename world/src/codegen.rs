@@ -2,8 +2,8 @@
 //! limits, statuses in any case, and pull requests at a [`GitHub`].
 //!
 //! [`Codegen`] is a state machine without a clock; [`router`] is its HTTP skin.
-//! What a run does at its end says a [`Script`]. No agent runs here, no run is
-//! resumed, and nothing is done about red checks afterwards.
+//! What a run does at the end of each of its turns says a [`Script`]. No agent runs
+//! here, and nothing is done about red checks afterwards.
 
 mod skin;
 
@@ -20,6 +20,8 @@ use crate::github::{self, Change, GitHub, NewPull};
 const CREATES_PER_MINUTE: usize = 10;
 /// The first run's number.
 const FIRST_RUN: i64 = 5001;
+/// Before our key in what a run is told when it is resumed.
+const KEY_MARK: &str = "<!-- cyrus-key:";
 /// The first repository's number.
 const FIRST_REPOSITORY: i64 = 71;
 
@@ -63,6 +65,10 @@ pub struct Codegen {
     pub case: Case,
     /// How long a new run takes to show up in the list.
     pub lag: SignedDuration,
+    /// For how long after a resume a run is still told as it was before.
+    pub stale: SignedDuration,
+    /// Logs do not show what a run was told.
+    pub silent_logs: bool,
     /// So many of the next bans are accepted and have no effect.
     pub deaf_bans: u32,
     /// Reads taken in half a minute; `None`: any number.
@@ -74,7 +80,7 @@ pub struct Codegen {
     reads: VecDeque<Timestamp>,
 }
 
-/// Says what a run does, when it is created.
+/// Says what a run does, when it is created and whenever it is resumed.
 pub trait Script: Send {
     fn part(&mut self, order: &Order) -> Part;
 }
@@ -94,6 +100,8 @@ pub struct Order {
     /// `owner/name`.
     pub repository: Option<String>,
     pub model: Option<String>,
+    /// What it was told when it was resumed, each time.
+    pub follow_ups: Vec<String>,
 }
 
 /// What a run does.
@@ -110,6 +118,7 @@ pub struct Part {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deed {
     /// Pushes files to the branch that the prompt names, and opens a pull request.
+    /// A later turn pushes to the same branch; the pull request stays the same one.
     Change { files: Vec<(String, String)> },
     /// Pushes nothing and says this: an answer, or that there was nothing to do.
     Say(String),
@@ -147,6 +156,12 @@ pub struct Run {
     /// URL, title and branch of the pull request it opened.
     pub pull: Option<(String, String, String)>,
     part: Part,
+    /// When its present turn began.
+    turn_at: Timestamp,
+    /// How it stood before that.
+    before: Option<(Status, Option<String>)>,
+    /// What it has been told and when, as its log shows it.
+    told: Vec<(Timestamp, String)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +189,8 @@ impl Codegen {
             exhausted: false,
             case: Case::Upper,
             lag: SignedDuration::ZERO,
+            stale: SignedDuration::ZERO,
+            silent_logs: false,
             deaf_bans: 0,
             reads_max: None,
             repositories: Vec::new(),
@@ -231,37 +248,66 @@ impl Codegen {
             metadata,
             repository: repository.map(|it| it.full_name.clone()),
             model: model.map(str::to_owned),
+            follow_ups: Vec::new(),
         };
         let part = self.script.part(&order);
-        let status = if part.wait.is_zero() {
-            Status::Active
-        } else {
-            Status::Pending
-        };
         let run = Run {
+            told: vec![(now, order.prompt.clone())],
             order,
             created_at: now,
-            status,
+            status: part.first_status(),
             result: None,
             pull: None,
             part,
+            turn_at: now,
+            before: None,
         };
         self.runs.push(run.clone());
         Ok(run)
     }
 
+    /// Gives a run that has ended another turn. What the service answers where the
+    /// run is at work is not documented.
+    pub fn resume(&mut self, id: i64, prompt: &str, now: Timestamp) -> Result<Run, Denied> {
+        let stale = self.stale;
+        let run = self.runs.iter_mut().find(|it| it.order.id == id);
+        let run = run.ok_or_else(|| Denied::new(404, "Agent run not found"))?;
+        if matches!(run.status, Status::Pending | Status::Active) {
+            return Err(Denied::new(409, "Agent run is still active"));
+        }
+        run.order.follow_ups.push(prompt.to_owned());
+        run.told.push((now, prompt.to_owned()));
+        run.part = self.script.part(&run.order);
+        run.before = Some((run.status, run.result.clone()));
+        (run.status, run.turn_at) = (run.part.first_status(), now);
+        Ok(run.as_read(stale, now))
+    }
+
     /// One run. Unlike the list this never lags.
     pub fn get(&mut self, id: i64, now: Timestamp) -> Result<Run, Denied> {
         self.admit_read(now)?;
-        let found = self.runs.iter().find(|it| it.order.id == id).cloned();
-        found.ok_or_else(|| Denied::new(404, "Agent run not found"))
+        let found = self.runs.iter().find(|it| it.order.id == id);
+        let found = found.ok_or_else(|| Denied::new(404, "Agent run not found"))?;
+        Ok(found.as_read(self.stale, now))
+    }
+
+    /// The messages in a run's log, oldest first. Their rate is not kept here.
+    pub fn messages(&self, id: i64) -> Result<Vec<(Timestamp, String)>, Denied> {
+        let found = self.runs.iter().find(|it| it.order.id == id);
+        let found = found.ok_or_else(|| Denied::new(404, "Agent run not found"))?;
+        Ok(if self.silent_logs {
+            Vec::new()
+        } else {
+            found.told.clone()
+        })
     }
 
     /// The runs that the list shows, newest first.
     pub fn list(&mut self, now: Timestamp) -> Result<Vec<Run>, Denied> {
         self.admit_read(now)?;
         let shown = |it: &&Run| now.duration_since(it.created_at) >= self.lag;
-        Ok(self.runs.iter().rev().filter(shown).cloned().collect())
+        let told = |it: &Run| it.as_read(self.stale, now);
+        Ok(self.runs.iter().rev().filter(shown).map(told).collect())
     }
 
     /// Stops a run, unless it has ended.
@@ -279,7 +325,7 @@ impl Codegen {
     /// Lets the runs go on to this moment: those that end do what they do.
     pub fn tick(&mut self, now: Timestamp, github: &mut GitHub) {
         for run in &mut self.runs {
-            let begins = run.created_at + run.part.wait;
+            let begins = run.turn_at + run.part.wait;
             if run.status == Status::Pending && now >= begins {
                 run.status = Status::Active;
             }
@@ -296,24 +342,24 @@ impl Codegen {
         &self.runs
     }
 
-    /// How many runs carry each key of ours.
+    /// How many turns of runs carry each key of ours.
     pub fn runs_per_key(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
-        for key in self.runs.iter().filter_map(|it| it.order.key()) {
+        for key in self.runs.iter().flat_map(|it| it.order.keys()) {
             *counts.entry(key.to_owned()).or_default() += 1;
         }
         counts
     }
 
     /// What must hold whatever callers do, or a sentence that says what does not:
-    /// no key has two runs.
+    /// no key has two runs, or two turns of one.
     pub fn check(&self) -> Result<(), String> {
         match self
             .runs_per_key()
             .into_iter()
             .find(|(_, count)| *count > 1)
         {
-            Some((key, count)) => Err(format!("{count} runs were made for the key `{key}`")),
+            Some((key, count)) => Err(format!("the key `{key}` was given {count} times")),
             None => Ok(()),
         }
     }
@@ -330,13 +376,23 @@ impl Codegen {
 }
 
 impl Run {
+    /// The run as a read tells it.
+    fn as_read(&self, stale: SignedDuration, now: Timestamp) -> Self {
+        let mut run = self.clone();
+        if let Some((status, result)) = &self.before
+            && now.duration_since(self.turn_at) < stale
+        {
+            (run.status, run.result) = (*status, result.clone());
+        }
+        run
+    }
+
     fn end(&mut self, at: Timestamp, github: &mut GitHub) {
         match self.part.deed.clone() {
-            Deed::Change { files } => match self.order.deliver(files, at, github) {
-                Ok(pull) => {
+            Deed::Change { files } => match self.deliver(files, at, github) {
+                Ok(text) => {
                     self.status = Status::Complete;
-                    self.result = Some(format!("I have opened {}.", pull.0));
-                    self.pull = Some(pull);
+                    self.result = Some(text);
                 }
                 Err(error) => {
                     self.status = Status::Failed("ERROR");
@@ -353,6 +409,50 @@ impl Run {
             }
             Deed::Hang => {}
         }
+    }
+
+    /// Does what the prompt asks an agent to do with its change; answers its words.
+    fn deliver(
+        &mut self,
+        files: Vec<(String, String)>,
+        at: Timestamp,
+        github: &mut GitHub,
+    ) -> Result<String, String> {
+        let order = &self.order;
+        let slug = order
+            .repository
+            .as_deref()
+            .ok_or("no repository was given")?;
+        let branch = order
+            .branch()
+            .map_or_else(|| format!("codegen-bot/{}", order.id), str::to_owned);
+        let base = order.base();
+        let title = format!("Task {}", order.task());
+        let change = Change {
+            message: title.clone(),
+            files,
+        };
+        github
+            .push(slug, &branch, base, &change, at)
+            .map_err(|it| it.to_string())?;
+        if let Some((url, ..)) = &self.pull {
+            return Ok(format!("I have pushed to {url} ({}).", order.turn()));
+        }
+        let marker = order.marker().unwrap_or_default();
+        let new = NewPull {
+            head: branch.clone(),
+            base: base.to_owned(),
+            title: title.clone(),
+            body: format!("Made by an agent.\n\n{marker}"),
+            draft: false,
+        };
+        let number = github
+            .open_pull(slug, &new, at)
+            .map_err(|it| it.errors.join(", "))?;
+        let url = format!("https://github.com/{slug}/pull/{number}");
+        let text = format!("I have opened {url}.");
+        self.pull = Some((url, title, branch));
+        Ok(text)
     }
 
     /// The status as the service spells it.
@@ -384,6 +484,20 @@ impl Order {
         self.metadata["cyrus_key"].as_str()
     }
 
+    /// The keys of its turns.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        let later = self.follow_ups.iter().filter_map(|it| {
+            let (_, rest) = it.rsplit_once(KEY_MARK)?;
+            rest.split(' ').next()
+        });
+        self.key().into_iter().chain(later)
+    }
+
+    /// Which turn it is in, from 1.
+    pub fn turn(&self) -> usize {
+        self.follow_ups.len() + 1
+    }
+
     /// The task that the run is for.
     pub fn task(&self) -> &str {
         self.metadata["task"].as_str().unwrap_or_default()
@@ -413,50 +527,17 @@ impl Order {
             (!value.is_empty()).then_some(value)
         })
     }
-
-    /// Does what the prompt asks an agent to do with its change.
-    fn deliver(
-        &self,
-        files: Vec<(String, String)>,
-        at: Timestamp,
-        github: &mut GitHub,
-    ) -> Result<(String, String, String), String> {
-        let slug = self
-            .repository
-            .as_deref()
-            .ok_or("no repository was given")?;
-        let branch = self
-            .branch()
-            .map_or_else(|| format!("codegen-bot/{}", self.id), str::to_owned);
-        let base = self.base();
-        let title = format!("Task {}", self.task());
-        let change = Change {
-            message: title.clone(),
-            files,
-        };
-        github
-            .push(slug, &branch, base, &change, at)
-            .map_err(|it| it.to_string())?;
-        let marker = self.marker().unwrap_or_default();
-        let new = NewPull {
-            head: branch.clone(),
-            base: base.to_owned(),
-            title: title.clone(),
-            body: format!("Made by an agent.\n\n{marker}"),
-            draft: false,
-        };
-        let number = github
-            .open_pull(slug, &new, at)
-            .map_err(|it| it.errors.join(", "))?;
-        Ok((
-            format!("https://github.com/{slug}/pull/{number}"),
-            title,
-            branch,
-        ))
-    }
 }
 
 impl Part {
+    fn first_status(&self) -> Status {
+        if self.wait.is_zero() {
+            Status::Active
+        } else {
+            Status::Pending
+        }
+    }
+
     /// Works for so long and then changes one file.
     pub fn change(work: SignedDuration, path: &str, content: &str) -> Self {
         let files = vec![(path.to_owned(), content.to_owned())];

@@ -62,6 +62,19 @@ impl Run {
         matches!(self.meaning(), Meaning::Complete | Meaning::Failed(_))
     }
 
+    /// It does something now, so that it takes no message. One that was paused is
+    /// what the API's resume was made for.
+    pub(super) fn is_at_work(&self) -> bool {
+        let paused = |it: &String| it.eq_ignore_ascii_case("PAUSED");
+        !self.has_ended() && !self.status.as_ref().is_some_and(paused)
+    }
+
+    /// What changes when it has had another turn.
+    pub(super) fn end(&self) -> String {
+        let status = self.status.as_deref().unwrap_or_default();
+        format!("{status}\n{}", self.text)
+    }
+
     pub(super) fn is_unknown(&self) -> bool {
         matches!(self.meaning(), Meaning::Unknown)
     }

@@ -23,15 +23,20 @@ struct Skin {
     faults: Faults,
 }
 
-/// The API under `/`. Operations for troubles: `create`, `get`, `list`, `ban`,
-/// `repos`, `me`.
+/// The API under `/`. Operations for troubles: `create`, `get`, `list`, `resume`,
+/// `logs`, `ban`, `repos`, `me`.
 pub fn router(shared: Shared, faults: Faults) -> Router {
     Router::new()
         .route("/v1/users/me", get(me))
         .route("/v1/organizations/{org}/repos", get(repos))
         .route("/v1/organizations/{org}/agent/run", post(create))
         .route("/v1/organizations/{org}/agent/run/{id}", get(one))
+        .route("/v1/organizations/{org}/agent/run/resume", post(resume))
         .route("/v1/organizations/{org}/agent/run/ban", post(ban))
+        .route(
+            "/v1/alpha/organizations/{org}/agent/run/{id}/logs",
+            get(logs),
+        )
         .route("/v1/organizations/{org}/agent/runs", get(list))
         .with_state(Skin { shared, faults })
 }
@@ -183,6 +188,65 @@ async fn list(
         )
     };
     skin.answer("list", Some(&org), &headers, work).await
+}
+
+async fn resume(
+    State(skin): State<Skin>,
+    Path(org): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let work = move |codegen: &mut Codegen, now| {
+        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let id = body["agent_run_id"].as_i64();
+        let id = id.ok_or_else(|| Denied::new(422, "agent_run_id: Field required"))?;
+        let prompt = body["prompt"].as_str();
+        let prompt = prompt.ok_or_else(|| Denied::new(422, "prompt: Field required"))?;
+        let run = codegen.resume(id, prompt, now)?;
+        Ok(shape(codegen, &run))
+    };
+    skin.answer("resume", Some(&org), &headers, work).await
+}
+
+#[derive(Deserialize)]
+struct LogQuery {
+    #[serde(default)]
+    skip: usize,
+    limit: Option<usize>,
+    #[serde(default)]
+    reverse: bool,
+}
+
+async fn logs(
+    State(skin): State<Skin>,
+    Path((org, id)): Path<(String, i64)>,
+    Query(query): Query<LogQuery>,
+    headers: HeaderMap,
+) -> Response {
+    let work = move |codegen: &mut Codegen, now| {
+        let run = codegen.get(id, now)?;
+        let entry = |(at, text): &(Timestamp, String)| {
+            json!({
+                "agent_run_id": id, "created_at": at.to_string(), "message_type": "USER_MESSAGE",
+                "tool_name": null, "thought": null, "observation": text,
+                "tool_input": null, "tool_output": null,
+            })
+        };
+        let mut entries: Vec<Value> = codegen.messages(id)?.iter().map(entry).collect();
+        if query.reverse {
+            entries.reverse();
+        }
+        let page = PageQuery {
+            skip: query.skip,
+            limit: query.limit,
+        };
+        let mut page = paged(&entries, &page)?;
+        let mut told = shape(codegen, &run);
+        told["logs"] = page["items"].take();
+        told["total_logs"] = page["total"].take();
+        Ok(told)
+    };
+    skin.answer("logs", Some(&org), &headers, work).await
 }
 
 async fn ban(
