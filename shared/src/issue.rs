@@ -13,6 +13,7 @@ mod evolve;
 pub mod forecast;
 pub mod frame;
 pub mod history;
+mod judges;
 pub mod money;
 mod outcome;
 mod owed;
@@ -20,12 +21,14 @@ pub mod pace;
 pub mod plan;
 mod policy;
 mod retry;
+mod review;
 pub mod route;
 mod sight;
 mod state;
 mod tally;
 mod task;
 mod understand;
+mod validate;
 pub mod verdict;
 pub mod words;
 
@@ -38,8 +41,9 @@ pub use self::advance::advance;
 pub use self::conditions::{
     Approval, Availability, Conditions, DayLedger, Pause, Rules, Wait, utc_day,
 };
-pub use self::event::{Event, Record, RoundOutcome, Settled, leaves_work};
+pub use self::event::{Event, Record, RoundOutcome, Settled, Then, leaves_work};
 pub use self::evolve::evolve;
+pub use self::judges::commands;
 pub use self::money::{Reservation, Scope, micros, usd};
 pub use self::owed::{Claim, Doubt, Due, How, Owed};
 pub use self::plan::{Complexity, Spec, TaskKind};
@@ -49,7 +53,7 @@ pub use self::policy::{
 };
 pub use self::state::{Issue, Phase, Telling, Watch};
 pub use self::tally::{Tally, seconds};
-pub use self::task::{PlanWord, Pull, StopReason, Stopping, Task, TaskState};
+pub use self::task::{Mend, PlanWord, Pull, Shun, StopReason, Stopping, Task, TaskState};
 pub use self::verdict::{Check, CheckState, Opinion, PullFacts, PullState, Review};
 
 /// A moment, to the nanosecond, UTC.
@@ -88,6 +92,14 @@ pub const HELD_SECONDS: i64 = 600;
 pub const HELD_TRIES: u32 = 5;
 /// How often a forge may say that a head moved which did not.
 pub const BOUNCES_MAX: u32 = 5;
+/// How often a pull request is brought up to date before it is merged as it stands.
+pub const UPDATES_MAX: u32 = 5;
+/// How long a new head may take to be seen after it was asked for, or pushed.
+pub const HEAD_GRACE_SECONDS: i64 = 120;
+/// How long a merge that the forge has taken over may be in neither state.
+pub const QUEUE_GRACE_SECONDS: i64 = 120;
+/// How long a run that was gone on with may still look ended.
+pub const RESUME_GRACE_SECONDS: i64 = 60;
 /// No run costs more than this, USD: a larger figure is no figure.
 pub const COST_USD_MAX: f64 = 10_000.0;
 /// A stop that shows no effect is repeated after this long …
@@ -251,7 +263,7 @@ pub enum Outcome {
     Queued,
     /// The head is not the commit that was named any more.
     HeadMoved,
-    /// The forge will not merge this commit.
+    /// The forge will not merge this commit, or not bring it up to date.
     MergeRefused { why: String },
     /// What was to be passed on came too late: the run has ended, or hears nothing.
     Unheard,

@@ -186,7 +186,8 @@ fn fact(issue: &Issue, event: &Event, at: Time) -> Option<Fact> {
         Event::Held { task, why: Some(_) } => Some(Fact::Held(stage(issue.task(task)?))),
         Event::Readied { .. } => Some(Fact::Held(Stage::Person)),
         Event::Ended { task, cost_usd, .. } => {
-            let task = issue.task(task)?;
+            // Commands are no run of an agent.
+            let task = issue.task(task).filter(|it| it.is_shown())?;
             Some(Fact::Ran {
                 executor: task.executor?,
                 seconds: seconds(task.works_since()?, at),
@@ -248,12 +249,19 @@ fn fact(issue: &Issue, event: &Event, at: Time) -> Option<Fact> {
         | Event::Overran { .. }
         | Event::Retried { .. }
         | Event::HeadSeen { .. }
+        | Event::Summoned { .. }
+        | Event::Judged { .. }
+        | Event::Rejected { .. }
         | Event::Approved { .. }
+        | Event::Reconsidered { .. }
         | Event::Reported => None,
     }
 }
 
 fn over(task: &Task, outcome: &'static str) -> Option<Fact> {
+    if task.is_judge() {
+        return None;
+    }
     let executor = task.executor.filter(|_| task.attempt > 0);
     Some(Fact::Over { executor, outcome })
 }
@@ -267,7 +275,10 @@ fn stage(task: &Task) -> Stage {
         TaskState::Running { stopping: None, .. } => Stage::Run,
         TaskState::Seeking { .. } => Stage::PullRequest,
         TaskState::Judging => Stage::Checks,
-        TaskState::Approved { .. } | TaskState::Merging { .. } => Stage::Merge,
+        TaskState::Approved { .. }
+        | TaskState::Updating { .. }
+        | TaskState::Merging { .. }
+        | TaskState::Queued { .. } => Stage::Merge,
         TaskState::Ready => Stage::Person,
         TaskState::Todo
         | TaskState::Merged

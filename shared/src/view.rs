@@ -8,7 +8,7 @@ pub mod status;
 
 use serde::Serialize;
 
-use crate::issue::{Conditions, ExecutorKind, Issue, Record, Scope, Task, Time, route, usd, words};
+use crate::issue::{Conditions, ExecutorKind, Issue, Record, Spec, Scope, Task, Time, route, usd, words};
 use crate::ports::Head;
 
 /// `GET /api/v1/issues/{issue}`.
@@ -105,7 +105,7 @@ pub fn issue(issue: &Issue, limit_usd: Option<f64>) -> IssueDoc {
         limit_usd: or_raised(limit_usd, raised(issue)),
         started_at: issue.started_at,
         finished_at: issue.finished_at,
-        tasks: issue.tasks.iter().map(|it| task(issue, it)).collect(),
+        tasks: issue.shown_tasks().map(|it| task(issue, it)).collect(),
     }
 }
 
@@ -114,7 +114,7 @@ fn task(issue: &Issue, task: &Task) -> TaskDoc {
     let conditions = Conditions::fair(issue.policy.as_deref(), issue.last_at);
     let ask = route::Ask {
         spec: &task.spec,
-        lost: task.lost,
+        shuns: task.shuns,
         fits: ExecutorKind::ALL,
     };
     let planned = match route::route(&ask, &conditions) {
@@ -127,7 +127,7 @@ fn task(issue: &Issue, task: &Task) -> TaskDoc {
         id: task.spec.id.0.clone(),
         title: task.spec.title.clone(),
         kind: task.spec.kind.word(),
-        depends_on: task.spec.depends_on.iter().map(|it| it.0.clone()).collect(),
+        depends_on: depends_on(&task.spec),
         state: task.word(),
         executor: task.executor.or(executor).map(|it| it.word()),
         why: task.why.clone().or(why),
@@ -142,6 +142,12 @@ fn task(issue: &Issue, task: &Task) -> TaskDoc {
         started_at: task.started_at,
         finished_at: task.finished_at,
     }
+}
+
+/// What a task waits for; a judge waits for what it judges.
+fn depends_on(spec: &Spec) -> Vec<String> {
+    let on = spec.depends_on.iter().chain(&spec.judges);
+    on.map(|it| it.0.clone()).collect()
 }
 
 /// What a person has raised the issue's limit to.
@@ -168,8 +174,8 @@ pub fn head(issue: &Issue) -> Head {
         spent_usd: issue.spent_usd,
         reserved_usd: usd(issue.reserved()),
         raised_usd: raised(issue),
-        tasks_done: issue.tasks.iter().filter(|it| it.over()).count(),
-        tasks_total: issue.tasks.len(),
+        tasks_done: issue.shown_tasks().filter(|it| it.over()).count(),
+        tasks_total: issue.shown_tasks().count(),
         started_at: issue.started_at,
         finished_at: issue.finished_at,
         attention_at: issue.attention_at(),

@@ -257,6 +257,7 @@ fn steps(together: bool) -> Vec<Vec<Event>> {
                     day: utc_day(at(60)),
                     day_max_usd: Some(50.0),
                 }),
+                repair: false,
             }),
         ]
     };
@@ -430,6 +431,8 @@ fn spec(task: &TaskId) -> Spec {
         requires_isolation: false,
         acceptance: vec!["cargo test passes".into()],
         paths: vec!["src/**".into()],
+        judges: None,
+        issue: None,
     }
 }
 

@@ -11,13 +11,14 @@ use uuid::Uuid;
 use super::Engine;
 use crate::issue::{
     AgentPolicy, Briefing, Due, Effect, ExecutorKind, FailureClass, Fault, How, Input, Issue,
-    LEASE_SECONDS, Outcome, Pause, PlanWord, Policy, PullState, Seq, Task, TaskId, frame, verdict,
+    LEASE_SECONDS, Outcome, Pause, PlanWord, Policy, PullState, Seq, Task, TaskId, TaskKind,
+    commands, frame, verdict,
     words,
 };
 use crate::pause;
 use crate::ports::{
-    BranchAsk, CloseAsk, Executor, Hands, Job, MergeAnswer, MergeAsk, Message, PlanItem,
-    PlanStatus, PullAsk, Settlement, Started, Told, UpdateAnswer, UpdateAsk, WhichPull,
+    BranchAsk, CloseAsk, Executor, Hands, Job, LogAsk, MergeAnswer, MergeAsk, Message, PlanItem,
+    PlanStatus, PullAsk, Repair, Settlement, Started, Told, UpdateAnswer, UpdateAsk, WhichPull,
 };
 
 /// A call that follows others under claims of the same moment begins only while
@@ -123,7 +124,8 @@ impl Engine {
             }
             Effect::Start { task, executor, .. } => {
                 let runs = self.available(*executor)?;
-                let job = job(issue, task, *executor, id)?;
+                let log = self.log_of(issue, task, due.how).await;
+                let job = job(issue, task, *executor, id, &log)?;
                 match due.how {
                     How::Make => {
                         // Whatever was known when it was asked for.
@@ -228,6 +230,24 @@ impl Engine {
         Ok(Answer::Outcome(outcome))
     }
 
+    /// The end of the log of the check that a repair is about. One that cannot be had
+    /// is gone without.
+    async fn log_of(&self, issue: &Issue, task: &TaskId, how: How) -> String {
+        let mend = issue.task(task).and_then(|it| it.mend.as_ref());
+        let check = mend.and_then(|it| it.check);
+        let (Some(check), Some(policy), How::Make) = (check, issue.policy.as_deref(), how) else {
+            return String::new();
+        };
+        let ask = LogAsk {
+            repository: policy.repository.clone(),
+            check,
+        };
+        self.hands.forge.log(&ask).await.unwrap_or_else(|fault| {
+            warn!(issue = %issue.id, %task, "the log of a check cannot be read: {fault}");
+            String::new()
+        })
+    }
+
     /// Closes the open pull request of a branch, if it is ours.
     async fn close(
         &self,
@@ -299,8 +319,30 @@ pub fn effect_id(issue: &Issue, key: Seq) -> Uuid {
     uuid::Builder::from_random_bytes(bytes).into_uuid()
 }
 
-fn job(issue: &Issue, id: &TaskId, executor: ExecutorKind, key: Uuid) -> Result<Job, Fault> {
+fn job(
+    issue: &Issue,
+    id: &TaskId,
+    executor: ExecutorKind,
+    key: Uuid,
+    log: &str,
+) -> Result<Job, Fault> {
     let (task, policy) = task_of(issue, id)?;
+    let of = task.spec.judges.as_ref().and_then(|it| issue.task(it));
+    let commands = match of {
+        Some(of) if task.spec.kind == TaskKind::Verifier => commands(policy, &of.spec),
+        _ => Vec::new(),
+    };
+    let message = words::repair(issue, task, executor, log);
+    let repair = task.mend.as_ref().filter(|_| task.mending).map(|mend| {
+        // Who goes on elsewhere begins a run of its own, on the same branch.
+        let here = task.run.as_ref().filter(|(at, _)| *at == executor);
+        Repair {
+            run: here.map(|(_, run)| run.clone()),
+            session: here.and(task.session.clone()),
+            message: message.clone(),
+            conflict: mend.conflict,
+        }
+    });
     Ok(Job {
         key: key.to_string(),
         issue: issue.id.clone(),
@@ -310,21 +352,31 @@ fn job(issue: &Issue, id: &TaskId, executor: ExecutorKind, key: Uuid) -> Result<
         task: id.clone(),
         kind: task.spec.kind,
         title: task.spec.title.clone(),
-        prompt: frame::frame(issue, task, executor),
+        prompt: frame::frame(issue, task, executor, &message),
         answer_schema: frame::answer_schema(issue, task),
         repository: policy.repository.clone(),
-        branch: task.branch.clone().unwrap_or_default(),
+        branch: of.unwrap_or(task).branch.clone().unwrap_or_default(),
         agent: AgentPolicy {
             append_instruction: frame::instruction(&policy.agent, task.spec.kind),
-            ..policy.agent_for(&task.spec)
+            ..agent_of(policy, task, of, executor)
         },
         cost_max: task.reserved.map(|it| it.usd),
         seconds_max: policy.task_timeout_seconds,
         patience_seconds: policy.patience_seconds(),
-        commit: None,
-        commands: Vec::new(),
-        repair: None,
+        commit: task.judged.clone(),
+        commands,
+        repair,
     })
+}
+
+/// How the agent of a task runs. A reviewer where the author has worked is another model.
+fn agent_of(policy: &Policy, task: &Task, of: Option<&Task>, executor: ExecutorKind) -> AgentPolicy {
+    let agent = policy.agent_for(&task.spec);
+    let author = of.filter(|it| it.run.as_ref().is_some_and(|(at, _)| *at == executor));
+    match author {
+        Some(author) => agent.other_than(&policy.agent_for(&author.spec)),
+        None => agent,
+    }
 }
 
 fn task_of<'a>(issue: &'a Issue, id: &TaskId) -> Result<(&'a Task, &'a Policy), Fault> {
@@ -351,7 +403,7 @@ fn bug(why: String) -> Fault {
 
 /// Each task with its cost, and behind the first one what it all came to so far.
 fn plan_items(issue: &Issue) -> Vec<PlanItem> {
-    let mut items: Vec<PlanItem> = issue.tasks.iter().map(plan_item).collect();
+    let mut items: Vec<PlanItem> = issue.shown_tasks().map(plan_item).collect();
     if let [first, _, ..] = items.as_mut_slice()
         && issue.spent_usd > 0.0
     {

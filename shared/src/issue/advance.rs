@@ -5,9 +5,11 @@
 
 use jiff::SignedDuration;
 
+use super::judges::dismiss;
 use super::plan::{self, MAIN, PLAN, Way};
 use super::sight::ended;
 use super::understand::settle;
+use super::validate::close;
 use super::{
     Activity, Draft, Effect, Ending, Event, Failure, FailureClass, Policy, RunId,
     STOP_PATIENCE_SECONDS, Settled, Spec, Stage, Task, TaskId, TaskKind, TaskState, Verbosity,
@@ -22,9 +24,11 @@ pub fn advance(draft: &mut Draft) {
     mind_deadlines(draft);
     if draft.issue.cancelled.is_some() {
         wind_down(draft);
+        close_pulls(draft);
     } else if draft.issue.unserved.is_none() {
         prepare(draft);
         skip(draft);
+        dismiss(draft);
     }
     finish(draft);
 }
@@ -97,6 +101,7 @@ fn wind_down(draft: &mut Draft) {
             | TaskState::Seeking { .. }
             | TaskState::Judging
             | TaskState::Approved { .. }
+            | TaskState::Queued { .. }
             | TaskState::Ready => {
                 let why = words::cancelled(&draft.issue);
                 settle(draft, &task.spec.id, Settled::Cancelled, why);
@@ -110,6 +115,7 @@ fn wind_down(draft: &mut Draft) {
                 stopping: Some(_), ..
             }
             | TaskState::Starting { .. }
+            | TaskState::Updating { .. }
             | TaskState::Merging { .. }
             | TaskState::Merged
             | TaskState::Succeeded
@@ -117,6 +123,21 @@ fn wind_down(draft: &mut Draft) {
             | TaskState::Skipped
             | TaskState::Cancelled => {}
         }
+    }
+}
+
+/// What is over and was not merged leaves no pull request open behind it.
+fn close_pulls(draft: &mut Draft) {
+    if draft.issue.policy.as_ref().is_none_or(|it| it.keep_pulls) {
+        return;
+    }
+    let left = |task: &&Task| {
+        let unmerged = matches!(task.state, TaskState::Cancelled | TaskState::Failed);
+        unmerged && !task.closing && task.spec.kind.makes_pull() && task.attempt > 0
+    };
+    let left: Vec<TaskId> = draft.issue.tasks.iter().filter(left).map(|it| it.spec.id.clone()).collect();
+    for id in left {
+        close(draft, &id, &words::closed(&draft.issue));
     }
 }
 

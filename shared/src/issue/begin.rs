@@ -13,7 +13,7 @@ use super::route::{Ask, Choice, route};
 use super::state::{Consent, Waiting};
 use super::understand::tell;
 use super::{
-    Activity, Draft, Effect, Event, ExecutorKind, Issue, Task, TaskId, TaskKind, TaskState, words,
+    Activity, Draft, Effect, Event, ExecutorKind, Issue, Shun, Task, TaskId, TaskKind, TaskState, words,
 };
 
 /// People are told when so many percent of a limit are spent.
@@ -74,7 +74,7 @@ fn moves(task: &Task, conditions: &Conditions) -> bool {
     let here = task.executor.and_then(|it| conditions.executor(it));
     let ask = Ask {
         spec: &task.spec,
-        lost: None,
+        shuns: None,
         fits: ExecutorKind::ALL,
     };
     here.is_some_and(|it| it.down.is_some())
@@ -139,10 +139,11 @@ fn dispatch(draft: &mut Draft, conditions: &Conditions, pass: &mut Pass) {
         let fits: Vec<ExecutorKind> = ExecutorKind::ALL.iter().filter(fits).copied().collect();
         let ask = Ask {
             spec: &task.spec,
-            lost: task.lost,
+            shuns: shuns(issue, task),
             fits: &fits,
         };
-        let (executor, why, instead_of) = match route(&ask, &conditions) {
+        let choice = goes_on(task, &conditions).unwrap_or_else(|| route(&ask, &conditions));
+        let (executor, why, instead_of) = match choice {
             Choice::Go {
                 executor,
                 why,
@@ -171,7 +172,8 @@ fn dispatch(draft: &mut Draft, conditions: &Conditions, pass: &mut Pass) {
                 }
                 chosen.push(Start {
                     task: task.spec.id.clone(),
-                    attempt: task.attempt + 1,
+                    attempt: task.attempt + u32::from(task.mend.is_none()),
+                    repair: task.mend.is_some(),
                     executor,
                     why,
                     instead_of,
@@ -196,9 +198,30 @@ fn dispatch(draft: &mut Draft, conditions: &Conditions, pass: &mut Pass) {
     }
 }
 
+/// A repair goes to where the work was done, as long as that takes something.
+fn goes_on(task: &Task, conditions: &Conditions) -> Option<Choice> {
+    task.mend.as_ref()?;
+    let (executor, _) = task.run.as_ref()?;
+    let executor = *executor;
+    let takes = conditions.executor(executor).is_some_and(|it| it.down.is_none());
+    takes.then(|| Choice::Go {
+        executor,
+        why: words::mends_there().to_owned(),
+        instead_of: None,
+    })
+}
+
+/// Where a task should not go: a reviewer not to where the work was done.
+fn shuns(issue: &Issue, task: &Task) -> Option<(ExecutorKind, Shun)> {
+    let of = task.spec.judges.as_ref().and_then(|it| issue.task(it));
+    let author = of.and_then(|it| it.run.as_ref());
+    task.shuns.or(author.map(|(at, _)| (*at, Shun::Author)))
+}
+
 struct Start {
     task: TaskId,
     attempt: u32,
+    repair: bool,
     executor: ExecutorKind,
     why: String,
     instead_of: Option<ExecutorKind>,
@@ -224,25 +247,25 @@ impl Start {
             attempt: self.attempt,
             executor: self.executor,
             reserved: self.reserved,
-            repair: false,
+            repair: self.repair,
         });
     }
 }
 
 fn merge(draft: &mut Draft, conditions: &Conditions, pass: &mut Pass) {
-    let Some((task, pull, sha)) = draft.issue.mergeable() else {
+    let Some((task, pull, sha, update)) = draft.issue.mergeable() else {
         return;
     };
     if conditions.pause.is_some_and(|it| it.merges) {
         pass.waits.entry(Wait::Pause).or_insert_with(words::paused);
         return;
     }
-    let effect = Effect::Merge {
-        task: task.spec.id.clone(),
-        number: pull.number,
-        sha: sha.to_owned(),
-    };
-    draft.request(effect);
+    let (task, number, sha) = (task.spec.id.clone(), pull.number, sha.to_owned());
+    draft.request(if update {
+        Effect::Update { task, number, sha }
+    } else {
+        Effect::Merge { task, number, sha }
+    });
 }
 
 /// Writes down what is waited for now, and tells people what they have to know, once.

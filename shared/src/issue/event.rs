@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::forecast::Forecast;
 use super::money::Scope;
+use super::verdict::Finding;
 use super::{
     Briefing, CancelReason, Effect, Ending, ExecutorKind, Fault, Opening, Outcome, Seq, SessionId,
-    Spec, TaskId, Telling, Time, Wait, words_enum,
+    Spec, TaskId, TaskKind, Telling, Time, Wait, words_enum,
 };
 
 /// Something that happened, as the log remembers it. Past tense; never changed.
@@ -182,14 +183,40 @@ pub enum Event {
         branch: String,
         sha: String,
     },
-    /// This commit may be merged.
+    /// A judge is asked about this commit of a task.
+    Summoned {
+        task: TaskId,
+        sha: String,
+        judge: TaskKind,
+    },
+    /// A judge, by its own name, has found this of a commit.
+    Judged {
+        task: TaskId,
+        finding: Finding,
+    },
+    /// What came of a task is not good enough: it is mended, or begun afresh.
+    Rejected {
+        task: TaskId,
+        sha: String,
+        why: String,
+        then: Then,
+    },
+    /// This commit may be merged. `behind`: once it is up to date.
     Approved {
         task: TaskId,
         sha: String,
         why: String,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        behind: bool,
     },
-    /// The commit waits for a person's merge.
+    /// The commit waits for a person's merge; `why`: it takes one.
     Readied {
+        task: TaskId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
+    },
+    /// A commit that was about to be merged is judged again.
+    Reconsidered {
         task: TaskId,
     },
     Merged {
@@ -208,6 +235,20 @@ pub enum Event {
     Done {
         outcome: RoundOutcome,
     },
+}
+
+/// What becomes of a task whose work was not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Then {
+    /// The run that made it mends it.
+    Mend {
+        detail: String,
+        check: Option<u64>,
+        conflict: bool,
+    },
+    /// A fresh run begins from the base branch.
+    Afresh,
 }
 
 words_enum! {
@@ -246,8 +287,12 @@ impl Event {
             | Self::Ended { task, .. }
             | Self::Retried { task, .. }
             | Self::HeadSeen { task, .. }
+            | Self::Summoned { task, .. }
+            | Self::Judged { task, .. }
+            | Self::Rejected { task, .. }
             | Self::Approved { task, .. }
-            | Self::Readied { task }
+            | Self::Readied { task, .. }
+            | Self::Reconsidered { task }
             | Self::Merged { task, .. }
             | Self::Settled { task, .. } => Some(task),
             Self::Requested(effect) => effect.task(),
@@ -320,8 +365,12 @@ impl Event {
             | Self::Ended { .. }
             | Self::Retried { .. }
             | Self::HeadSeen { .. }
+            | Self::Summoned { .. }
+            | Self::Judged { .. }
+            | Self::Rejected { .. }
             | Self::Approved { .. }
             | Self::Readied { .. }
+            | Self::Reconsidered { .. }
             | Self::Merged { .. }
             | Self::Settled { .. }
             | Self::Reported

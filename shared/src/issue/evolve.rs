@@ -6,12 +6,13 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 
 use super::owed::{Doubt, Owed};
+use super::judges;
 use super::retry;
 use super::state::{Consent, Waiting};
 use super::task::Pull;
 use super::{
     Activity, Claim, Effect, Event, Failure, FailureClass, Fault, Issue, Outcome, Record, Seq,
-    SessionId, Settled, Spec, StopReason, Stopping, Task, TaskId, TaskKind, TaskState, Time, words,
+    Mend, SessionId, Settled, Shun, Spec, StopReason, Stopping, Task, TaskId, TaskKind, TaskState, Then, Time, words,
 };
 
 /// Remembers one record.
@@ -238,11 +239,15 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
                 }
                 task.state = TaskState::Seeking { since: *at };
                 let lost = |it: &Failure| it.class == FailureClass::Lost;
-                task.lost = task
+                task.shuns = task
                     .executor
-                    .filter(|_| ending.result.as_ref().is_err_and(lost));
+                    .filter(|_| ending.result.as_ref().is_err_and(lost))
+                    .map(|it| (it, Shun::Lost));
                 if let Ok(result) = &ending.result {
-                    task.reported_pull.clone_from(&result.pull_url);
+                    task.mend = None;
+                    task.session.clone_from(&result.session);
+                    // Of a repair a run need not tell again what it has told.
+                    task.reported_pull = result.pull_url.clone().or(task.reported_pull.take());
                     task.branch = result.branch.clone().or(task.branch.take());
                     if !task.spec.kind.makes_pull() {
                         task.answer = Some(result.text.clone());
@@ -268,6 +273,7 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
         } => change(issue, task, |task| {
             if task.pull.as_ref().is_some_and(|pull| pull.sha != *sha) {
                 task.bounces = 0;
+                task.refused = None;
             }
             task.state = TaskState::Judging;
             task.pull = Some(Pull {
@@ -277,18 +283,62 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
                 seen: *at,
             });
         }),
-        Event::Approved { task, sha, why: _ } => {
-            change(issue, task, |task| {
-                task.state = TaskState::Approved { sha: sha.clone() };
-                task.validated_at = Some(*at);
-            });
-        }
-        Event::Readied { task } => change(issue, task, |task| task.state = TaskState::Ready),
-        Event::Merged { task, sha: _ } => change(issue, task, |task| {
-            task.state = TaskState::Merged;
+        Event::Summoned { task, sha, judge } => judges::summoned(issue, task, sha, *judge),
+        Event::Judged { task, finding } => change(issue, task, |task| {
+            // Meanwhile it may have been asked about another commit.
+            task.state = if task.subject.as_ref() == Some(&finding.sha) {
+                TaskState::Succeeded
+            } else {
+                TaskState::Todo
+            };
+            task.finding = Some(finding.clone());
+            task.answer = Some(finding.text.clone());
             task.error = None;
             task.finished_at = Some(*at);
         }),
+        Event::Rejected {
+            task,
+            sha,
+            why,
+            then,
+        } => change(issue, task, |task| rejected(task, sha, why, then)),
+        Event::Approved {
+            task,
+            sha,
+            why: _,
+            behind,
+        } => {
+            change(issue, task, |task| {
+                task.state = TaskState::Approved {
+                    sha: sha.clone(),
+                    behind: *behind,
+                };
+                task.validated_at = Some(*at);
+            });
+        }
+        Event::Readied { task, why } => change(issue, task, |task| {
+            task.state = TaskState::Ready;
+            task.error.clone_from(why);
+        }),
+        Event::Reconsidered { task } => change(issue, task, |task| {
+            if let TaskState::Queued { sha, .. } = &task.state {
+                task.refused = Some(sha.clone());
+            }
+            task.state = TaskState::Judging;
+        }),
+        Event::Merged { task, sha: _ } => {
+            change(issue, task, |task| {
+                task.state = TaskState::Merged;
+                task.error = None;
+                task.finished_at = Some(*at);
+            });
+            // Their base branch has moved: they are judged again.
+            for other in &mut issue.tasks {
+                if matches!(other.state, TaskState::Approved { .. }) {
+                    other.state = TaskState::Judging;
+                }
+            }
+        }
         Event::Settled { task, verdict, why } => change(issue, task, |task| {
             (task.state, task.error) = match verdict {
                 Settled::Succeeded => (TaskState::Succeeded, None),
@@ -313,6 +363,35 @@ fn stop(issue: &mut Issue, task: &TaskId, reason: StopReason, at: Time) {
             first: at,
             last: at,
         });
+    }
+}
+
+/// What came of a task goes back to who made it, or is left behind.
+fn rejected(task: &mut Task, sha: &str, why: &str, then: &Then) {
+    task.state = TaskState::Todo;
+    task.not_before = None;
+    task.error = Some(why.to_owned());
+    task.tried.push(why.to_owned());
+    task.rejected = Some(sha.to_owned());
+    task.updated = None;
+    match then {
+        Then::Mend {
+            detail,
+            check,
+            conflict,
+        } => {
+            task.mend = Some(Mend {
+                why: why.to_owned(),
+                detail: detail.clone(),
+                check: *check,
+                conflict: *conflict,
+            });
+        }
+        Then::Afresh => {
+            task.mend = None;
+            task.session = None;
+            task.shuns = task.run.take().map(|(at, _)| (at, Shun::Rejected));
+        }
     }
 }
 
@@ -393,21 +472,27 @@ fn requested(issue: &mut Issue, key: Seq, effect: &Effect, at: Time) {
             attempt,
             executor,
             reserved,
-            repair: _,
+            repair,
         } => {
-            issue.starts.insert(key, (task.clone(), *executor));
+            issue.starts.insert(key, (task.clone(), *executor, *repair));
             let branch = words::branch(issue, task, *attempt);
             change(issue, task, |task| {
                 task.state = TaskState::Starting { key };
                 task.attempt = *attempt;
                 task.reserved = *reserved;
                 task.validated_at = None;
-                task.branch = Some(branch);
-                task.run_url = None;
-                task.reported_pull = None;
-                task.pull = None;
                 task.not_before = None;
+                task.mending = *repair;
+                task.judged.clone_from(&task.subject);
                 task.started_at.get_or_insert(at);
+                if *repair {
+                    task.repairs += 1;
+                } else {
+                    task.branch = Some(branch);
+                    task.run_url = None;
+                    task.reported_pull = None;
+                    task.pull = None;
+                }
             });
         }
         Effect::Stop {
@@ -429,6 +514,17 @@ fn requested(issue: &mut Issue, key: Seq, effect: &Effect, at: Time) {
         Effect::Merge { task, .. } => {
             change(issue, task, |task| task.state = TaskState::Merging { key });
         }
+        Effect::Update { task, .. } => {
+            change(issue, task, |task| {
+                task.state = TaskState::Updating { key };
+                task.updates += 1;
+            });
+        }
+        Effect::Close { task, .. } => {
+            if let Some(task) = issue.task_mut(task) {
+                task.closing = true;
+            }
+        }
         Effect::Move {
             to: super::Stage::Completed,
             issue: None,
@@ -439,8 +535,6 @@ fn requested(issue: &mut Issue, key: Seq, effect: &Effect, at: Time) {
         | Effect::ShowPlan { .. }
         | Effect::Link { .. }
         | Effect::Tell { .. }
-        | Effect::Update { .. }
-        | Effect::Close { .. }
         | Effect::Prune { .. } => {}
     }
 }
@@ -470,6 +564,8 @@ fn performed(issue: &mut Issue, key: Seq, outcome: &Outcome, at: Time) {
             issue.runs.insert(run.clone());
             change(issue, task, |task| {
                 if task.state == (TaskState::Starting { key }) {
+                    task.resumed = task.run.as_ref().is_some_and(|(_, it)| it == run);
+                    task.run = Some((*executor, run.clone()));
                     task.run_url.clone_from(url);
                     task.state = TaskState::Running {
                         run: run.clone(),
@@ -482,8 +578,23 @@ fn performed(issue: &mut Issue, key: Seq, outcome: &Outcome, at: Time) {
         }
         (effect, outcome) => {
             undo(issue, key, effect);
-            if let (Effect::Merge { task, .. }, Outcome::HeadMoved) = (effect, outcome) {
-                change(issue, task, |task| task.bounces += 1);
+            match (effect, outcome) {
+                (Effect::Merge { task, .. }, Outcome::HeadMoved) => {
+                    change(issue, task, |task| task.bounces += 1);
+                }
+                (Effect::Merge { task, sha, .. }, Outcome::MergeRefused { .. }) => {
+                    change(issue, task, |task| task.refused = Some(sha.clone()));
+                }
+                (Effect::Merge { task, sha, .. }, Outcome::Queued) => change(issue, task, |task| {
+                    task.state = TaskState::Queued {
+                        sha: sha.clone(),
+                        since: at,
+                    };
+                }),
+                (Effect::Update { task, sha, .. }, Outcome::Done) => {
+                    change(issue, task, |task| task.updated = Some((sha.clone(), at)));
+                }
+                _ => {}
             }
         }
     }
@@ -491,16 +602,24 @@ fn performed(issue: &mut Issue, key: Seq, outcome: &Outcome, at: Time) {
 
 /// The effect under `key` is not under way any more.
 fn undo(issue: &mut Issue, key: Seq, effect: &Effect) {
-    let (Effect::Start { task, .. } | Effect::Merge { task, .. }) = effect else {
+    let (Effect::Start { task, .. } | Effect::Merge { task, .. } | Effect::Update { task, .. }) =
+        effect
+    else {
         return;
     };
     change(issue, task, |task| {
         if task.state == (TaskState::Starting { key }) {
             // No run was made: it was no attempt, and nothing is spent.
             task.state = TaskState::Todo;
-            task.attempt = task.attempt.saturating_sub(1);
+            if task.mending {
+                task.repairs = task.repairs.saturating_sub(1);
+            } else {
+                task.attempt = task.attempt.saturating_sub(1);
+            }
             task.reserved = None;
-        } else if task.state == (TaskState::Merging { key }) {
+        } else if task.state == (TaskState::Merging { key })
+            || task.state == (TaskState::Updating { key })
+        {
             task.state = TaskState::Judging;
         }
     });

@@ -191,7 +191,9 @@ fn stage(task: &Task, now: Time) -> Stage {
         TaskState::Seeking { .. }
         | TaskState::Judging
         | TaskState::Approved { .. }
+        | TaskState::Updating { .. }
         | TaskState::Merging { .. }
+        | TaskState::Queued { .. }
         | TaskState::Ready
         | TaskState::Merged
         | TaskState::Succeeded
@@ -204,7 +206,7 @@ fn stage(task: &Task, now: Time) -> Stage {
 fn chosen(task: &Task, conditions: &Conditions) -> ExecutorKind {
     let ask = Ask {
         spec: &task.spec,
-        lost: task.lost,
+        shuns: task.shuns,
         fits: ExecutorKind::ALL,
     };
     match route(&ask, conditions) {

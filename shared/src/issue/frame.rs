@@ -3,11 +3,13 @@
 use std::fmt::Write as _;
 
 use super::plan::{self, MAIN};
-use super::words::{marker, one_line};
+use super::review;
+use super::words::{marker, one_line, review_request};
 use super::{AgentPolicy, ExecutorKind, Issue, Spec, Task, TaskKind};
 
-/// The whole prompt of a task's run: its own words inside a frame.
-pub fn frame(issue: &Issue, task: &Task, executor: ExecutorKind) -> String {
+/// The whole prompt of a task's run: its own words inside a frame. `repair`: what is to
+/// be mended of what an earlier run has made, if this run does that.
+pub fn frame(issue: &Issue, task: &Task, executor: ExecutorKind, repair: &str) -> String {
     let spec = &task.spec;
     let empty = String::new();
     let (repository, base) = issue.policy.as_ref().map_or((&empty, &empty), |it| {
@@ -24,6 +26,8 @@ pub fn frame(issue: &Issue, task: &Task, executor: ExecutorKind) -> String {
     );
     if spec.kind == TaskKind::Orchestrator {
         plan_request(&mut text, issue);
+    } else if spec.kind == TaskKind::Reviewer {
+        let _ = write!(text, "\n{}\n", review_request(issue, task));
     } else if spec.id.0 == MAIN {
         let _ = write!(text, "\n{}\n", quoted_issue(issue));
     } else {
@@ -40,6 +44,12 @@ pub fn frame(issue: &Issue, task: &Task, executor: ExecutorKind) -> String {
         &spec.paths,
     );
     list(&mut text, "Remarks made by people meanwhile", &issue.notes);
+    if !repair.is_empty() {
+        let _ = write!(text, "\n{repair}");
+    } else if !task.tried.is_empty() {
+        let tried: Vec<String> = task.tried.iter().map(|it| one_line(it)).collect();
+        list(&mut text, "Earlier attempts were not accepted", &tried);
+    }
     text.push_str(&hand_in(issue, spec, executor, branch, base));
     text
 }
@@ -166,5 +176,9 @@ fn mode(kind: TaskKind) -> &'static str {
 /// The JSON Schema of a task's answer, where it is one.
 pub fn answer_schema(issue: &Issue, task: &Task) -> Option<String> {
     let tasks_max = issue.policy.as_ref().map_or(0, |it| it.tasks_max);
-    (task.spec.kind == TaskKind::Orchestrator).then(|| plan::schema(tasks_max))
+    match task.spec.kind {
+        TaskKind::Orchestrator => Some(plan::schema(tasks_max)),
+        TaskKind::Reviewer => Some(review::schema()),
+        TaskKind::Builder | TaskKind::Debugger | TaskKind::Scoper | TaskKind::Verifier => None,
+    }
 }

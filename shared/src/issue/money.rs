@@ -5,7 +5,7 @@
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use super::{Conditions, ExecutorKind, Issue, Task, words_enum};
+use super::{Conditions, ExecutorKind, Issue, Task, TaskKind, words_enum};
 
 const MICROS_PER_USD: f64 = 1_000_000.0;
 /// A further run of a task is not worth beginning with less, USD.
@@ -83,6 +83,10 @@ impl<'a> Purse<'a> {
 
     /// The most that a run of this task may cost there; `None`: nothing limits it.
     fn need(&self, task: &Task, executor: ExecutorKind) -> Option<i64> {
+        // Commands cost nothing that is counted.
+        if task.spec.kind == TaskKind::Verifier {
+            return None;
+        }
         if !executor.reports_cost() {
             // Nor can it be capped: each run is booked at a flat price.
             return Some(micros(self.conditions.rules.cost_per_run));

@@ -3,8 +3,9 @@
 use jiff::SignedDuration;
 
 use super::evolve::backoff;
-use super::sight::merged;
 use super::understand::{hold, settle, tell};
+use super::validate::{begin_afresh, merged, ready_for, reject, was_refused};
+use super::verdict::Red;
 use super::{
     Activity, BOUNCES_MAX, Draft, Effect, Event, FailureClass, Fault, HELD_TRIES,
     LAST_WORD_TRIES_MAX, Outcome, REASON_BYTES_MAX, RunId, SAY_TRIES_MAX, Seq, Settled, Stage,
@@ -61,6 +62,21 @@ pub(super) fn performed(draft: &mut Draft, key: Seq, outcome: Outcome) {
             });
             merged(draft, &task, sha);
         }
+        // Most often it conflicts; whoever mends it brings the base branch in.
+        (Effect::Update { task, sha, .. }, Outcome::MergeRefused { why }) => {
+            draft.emit(Event::Performed {
+                key,
+                outcome: Outcome::MergeRefused { why: why.clone() },
+            });
+            if draft.issue.cancelled.is_none() {
+                let red = Red {
+                    why: format!("it cannot be brought up to date: {why}"),
+                    conflict: true,
+                    ..Red::default()
+                };
+                reject(draft, &task, &sha, red);
+            }
+        }
         (Effect::Merge { task, .. }, Outcome::HeadMoved) => {
             draft.emit(Event::Performed {
                 key,
@@ -76,17 +92,16 @@ pub(super) fn performed(draft: &mut Draft, key: Seq, outcome: Outcome) {
                 settle(draft, &task, Settled::Failed, why);
             }
         }
-        (Effect::Merge { task, .. }, Outcome::MergeRefused { why }) => {
+        (Effect::Merge { task, sha, .. }, Outcome::MergeRefused { why }) => {
+            let again = was_refused(&draft.issue, &task, &sha);
             draft.emit(Event::Performed {
                 key,
                 outcome: Outcome::MergeRefused { why: why.clone() },
             });
-            settle(
-                draft,
-                &task,
-                Settled::Failed,
-                format!("GitHub refused the merge: {why}"),
-            );
+            if again && draft.issue.cancelled.is_none() {
+                let why = format!("the forge refuses to merge it: {why}");
+                ready_for(draft, &task, Some(why));
+            }
         }
         (Effect::Tell { task, .. }, Outcome::Unheard) => {
             draft.emit(Event::Performed {
@@ -107,7 +122,7 @@ fn performed_late(draft: &mut Draft, key: Seq, outcome: Outcome) {
     let Outcome::Started { run, .. } = outcome else {
         return;
     };
-    let Some((task, executor)) = draft.issue.starts.get(&key).cloned() else {
+    let Some((task, executor, repair)) = draft.issue.starts.get(&key).cloned() else {
         return;
     };
     let ours = draft.issue.task(&task).is_some_and(
@@ -117,7 +132,8 @@ fn performed_late(draft: &mut Draft, key: Seq, outcome: Outcome) {
         draft.issue.owed.values().any(
             |owed| matches!(&owed.effect, Effect::Stop { run: stopped, .. } if *stopped == run),
         );
-    let known = draft.issue.runs.contains(&run);
+    // One that was gone on with is known, and lives again.
+    let known = draft.issue.runs.contains(&run) && !repair;
     if !ours && !stopping && !known {
         draft.request(Effect::Stop {
             task,
@@ -245,6 +261,13 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
                 not_before,
                 why,
             });
+        }
+        Effect::Start {
+            task, repair: true, ..
+        } if !withdrawn => {
+            let known = draft.issue.task(&task).and_then(|it| it.rejected.clone());
+            let why = format!("it could not be mended: {why}");
+            begin_afresh(draft, &task, &known.unwrap_or_default(), why);
         }
         Effect::Start { task, .. } if !withdrawn => {
             settle(

@@ -47,7 +47,7 @@ fn pace(task: &Task, now: Time) -> Option<i64> {
         TaskState::Running {
             begun: None, since, ..
         } => Some(checks(*since)),
-        TaskState::Seeking { since } => Some(checks(*since)),
+        TaskState::Seeking { since } | TaskState::Queued { since, .. } => Some(checks(*since)),
         TaskState::Judging => Some(
             task.pull
                 .as_ref()
@@ -57,6 +57,7 @@ fn pace(task: &Task, now: Time) -> Option<i64> {
         TaskState::Todo
         | TaskState::Starting { .. }
         | TaskState::Approved { .. }
+        | TaskState::Updating { .. }
         | TaskState::Merging { .. }
         | TaskState::Merged
         | TaskState::Succeeded

@@ -138,6 +138,31 @@ pub struct AgentPolicy {
     pub trusted: bool,
 }
 
+/// A reviewer uses one of these, whichever its author does not.
+const MODELS: [&str; 2] = ["opus", "sonnet"];
+
+impl AgentPolicy {
+    /// The same with another model than an author's. Only of the usual program is it
+    /// known which ones there are.
+    #[must_use]
+    pub fn other_than(mut self, author: &Self) -> Self {
+        let same = |it: &Option<String>| it == &author.model;
+        if self.program != author.program || !same(&self.model) {
+            return self;
+        }
+        self.model = match self.fallback_model.take() {
+            Some(other) if author.model.as_ref() != Some(&other) => Some(other),
+            _ if self.program != PROGRAM => self.model,
+            _ => {
+                let uses = |it: &&&str| author.model.as_ref().is_some_and(|model| model.contains(**it));
+                let used = MODELS.iter().find(uses);
+                MODELS.iter().find(|it| Some(*it) != used).map(|it| (*it).to_owned())
+            }
+        };
+        self
+    }
+}
+
 impl Default for AgentPolicy {
     fn default() -> Self {
         Self {

@@ -32,7 +32,9 @@ fn chosen(issue: &Issue, task: Option<&TaskId>) -> Result<Vec<TaskId>, String> {
             "{name} waits for people to merge or close its pull requests: retry it after that"
         ));
     }
-    let failed = |it: &&Task| matches!(it.state, TaskState::Failed | TaskState::Skipped);
+    let failed = |it: &&Task| {
+        matches!(it.state, TaskState::Failed | TaskState::Skipped) && !it.is_judge()
+    };
     let all: BTreeSet<TaskId> = issue
         .tasks
         .iter()
@@ -98,7 +100,15 @@ pub(super) fn renewed(issue: &mut Issue, tasks: &[TaskId], at: Time) {
         task.error = None;
         task.held = None;
         task.bounces = 0;
-        task.lost = None;
+        task.shuns = None;
+        task.mend = None;
+        task.run = None;
+        task.session = None;
+        task.repairs = 0;
+        task.rejected = None;
+        task.tried.clear();
+        task.updates = 0;
+        task.closing = false;
         task.not_before = None;
         task.finished_at = None;
     }

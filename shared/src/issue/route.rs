@@ -2,7 +2,7 @@
 //! what an executor can do, not how it is reached, and it reserves no money.
 
 use super::history::Cell;
-use super::{Complexity, Conditions, ExecutorKind, Spec, Strategy};
+use super::{Complexity, Conditions, ExecutorKind, Shun, Spec, Strategy, TaskKind};
 
 #[cfg(test)]
 mod tests;
@@ -17,8 +17,8 @@ const SUCCESS_RATE_ENOUGH: f64 = 0.35;
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
     pub spec: &'a Spec,
-    /// Where its last run was lost, or could not be started.
-    pub lost: Option<ExecutorKind>,
+    /// Where it should not go, if it can be helped.
+    pub shuns: Option<(ExecutorKind, Shun)>,
     /// The executors whose reservation for it would fit under all limits now.
     pub fits: &'a [ExecutorKind],
 }
@@ -78,10 +78,13 @@ impl ExecutorKind {
 /// An executor that the configuration does not have is no alternative; one that
 /// the strategy names goes uncontested, and its start fails with the remedy.
 pub fn route(ask: &Ask<'_>, conditions: &Conditions) -> Choice {
+    if ask.spec.kind == TaskKind::Verifier {
+        return verified(conditions);
+    }
     let (executor, why) = preferred(ask, conditions);
     let down = down(executor, conditions);
-    let lost = ask.lost == Some(executor);
-    if down.is_none() && !lost {
+    let shun = ask.shuns.filter(|(at, _)| *at == executor).map(|(_, why)| why);
+    if down.is_none() && shun.is_none() {
         return Choice::Go {
             executor,
             why,
@@ -99,8 +102,9 @@ pub fn route(ask: &Ask<'_>, conditions: &Conditions) -> Choice {
         },
         (None, None) => Choice::Go {
             executor: other,
-            why: format!("{why}, but its last run there was lost: it goes to {there}"),
-            instead_of: Some(executor),
+            why: format!("{why}, but {}: it goes to {there}", shunned(shun)),
+            // Only a place that may be down is one that it was kept from.
+            instead_of: (shun == Some(Shun::Lost)).then_some(executor),
         },
         (Some(down), Some(refusal)) => Choice::Wait {
             executor,
@@ -110,9 +114,36 @@ pub fn route(ask: &Ask<'_>, conditions: &Conditions) -> Choice {
         },
         (None, Some(refusal)) => Choice::Go {
             executor,
-            why: format!("{why}, once more after a lost run, {refusal}"),
+            why: format!("{why}, although {}, {refusal}", shunned(shun)),
             instead_of: None,
         },
+    }
+}
+
+/// Commands run where the team's own machines are, whatever the strategy says of agents.
+fn verified(conditions: &Conditions) -> Choice {
+    let executor = ExecutorKind::Local;
+    let place = executor.place();
+    match down(executor, conditions) {
+        None => Choice::Go {
+            executor,
+            why: format!("the repository's commands run on {place}"),
+            instead_of: None,
+        },
+        Some(down) => Choice::Wait {
+            executor,
+            why: format!(
+                "the repository's commands run on {place}, which takes nothing now ({down})"
+            ),
+        },
+    }
+}
+
+fn shunned(shun: Option<Shun>) -> &'static str {
+    match shun {
+        Some(Shun::Rejected) => "what was made there was not accepted",
+        Some(Shun::Author) => "what it judges was made there",
+        Some(Shun::Lost) | None => "its last run there was lost",
     }
 }
 

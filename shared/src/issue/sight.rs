@@ -1,13 +1,15 @@
-//! What a look shows: how runs and pull requests stand, and what that means.
+//! What a look shows of runs, and what that means. Of pull requests: [`super::validate`].
 
 use super::evolve::backoff;
+use super::judges::found;
 use super::plan::{self, PLAN};
+use super::review;
 use super::understand::{hold, settle, tell};
-use super::verdict::{self, Verdict};
+use super::validate::begin_afresh;
 use super::{
-    COST_USD_MAX, Draft, Effect, Ending, Event, Failure, FailureClass, HELD_SECONDS, MergeMode,
-    PLAN_REJECTIONS_MAX, PULL_GRACE_SECONDS, PullFacts, REASON_BYTES_MAX, Reservation, RunId,
-    Settled, Sight, StopReason, TaskId, TaskKind, TaskState, clip, words,
+    COST_USD_MAX, Draft, Ending, Event, Failure, FailureClass, HELD_SECONDS, LOG_BYTES_MAX,
+    PLAN_REJECTIONS_MAX, REASON_BYTES_MAX, RESUME_GRACE_SECONDS, Reservation, RunId, Settled,
+    Sight, StopReason, TaskId, TaskKind, TaskState, clip, words,
 };
 
 /// A run that its executor does not know is believed to be gone after this long.
@@ -30,6 +32,9 @@ pub(super) fn saw_run(draft: &mut Draft, id: &TaskId, run: &RunId, sight: Sight)
         return;
     }
     let (since, begun, stopping) = (*since, *begun, *stopping);
+    let stale = task.resumed
+        && begun.is_none()
+        && draft.now.duration_since(since).as_secs() < RESUME_GRACE_SECONDS;
     // What holds up its end is not over because it can be seen to work.
     if stopping.is_none() {
         let waits = draft.now.duration_since(since).as_secs() >= HELD_SECONDS
@@ -37,6 +42,8 @@ pub(super) fn saw_run(draft: &mut Draft, id: &TaskId, run: &RunId, sight: Sight)
         hold(draft, id, waits.then(|| words::NO_RUNNER.to_owned()));
     }
     match sight {
+        // It has just been gone on with: this is how it ended before.
+        Sight::Ended(_) if stale => {}
         // What was made a moment ago may not have reached every reader over there.
         Sight::Gone if draft.now.duration_since(since).as_secs() < GONE_GRACE_SECONDS => {}
         Sight::Waiting => {}
@@ -70,7 +77,11 @@ pub(super) fn ended(draft: &mut Draft, id: &TaskId, ending: Ending, stopped: Opt
         result.text = clip(&result.text, super::TEXT_BYTES_MAX);
     }
     if let Err(failure) = &mut ending.result {
-        failure.message = clip(&failure.message, REASON_BYTES_MAX);
+        let max = match kind {
+            TaskKind::Verifier => LOG_BYTES_MAX,
+            _ => REASON_BYTES_MAX,
+        };
+        failure.message = clip(&failure.message, max);
     }
     let (cost_usd, cost_is_estimate) = book(&ending, reserved.as_ref());
     // The answer is written once, where the plan is; here it would be written twice.
@@ -99,9 +110,9 @@ pub(super) fn ended(draft: &mut Draft, id: &TaskId, ending: Ending, stopped: Opt
     match result {
         Ok(result) => match kind {
             TaskKind::Orchestrator => planned(draft, result.answer.as_deref()),
-            TaskKind::Scoper | TaskKind::Reviewer | TaskKind::Verifier => {
-                settle(draft, id, Settled::Succeeded, "it has answered".into());
-            }
+            TaskKind::Scoper => settle(draft, id, Settled::Succeeded, "it has answered".into()),
+            TaskKind::Reviewer => reviewed(draft, id, result.answer.as_deref()),
+            TaskKind::Verifier => found(draft, id, true, result.text),
             TaskKind::Builder | TaskKind::Debugger if result.changed == Some(false) => {
                 let message = "the agent changed nothing".to_owned();
                 failed(
@@ -124,6 +135,13 @@ pub(super) fn ended(draft: &mut Draft, id: &TaskId, ending: Ending, stopped: Opt
                 not_before: draft.now,
                 why: words::interrupted(),
             });
+        }
+        // What the commands say is a finding, and so is that they come to no end.
+        Err(failure)
+            if kind == TaskKind::Verifier
+                && matches!(failure.class, FailureClass::Agent | FailureClass::Timeout) =>
+        {
+            found(draft, id, false, failure.message);
         }
         Err(_) if stopped == Some(StopReason::Overran) => {
             let message = words::overran(&draft.issue);
@@ -202,13 +220,49 @@ fn plan_rejected(draft: &mut Draft, why: &str) {
     }
 }
 
+/// What a reviewer has answered.
+fn reviewed(draft: &mut Draft, id: &TaskId, answer: Option<&str>) {
+    let review = match answer {
+        Some(answer) => review::parse(answer),
+        None => Err("there was no structured answer".into()),
+    };
+    match review {
+        Ok((approves, text)) => {
+            found(draft, id, approves, text);
+            tell(draft, words::reviewed(&draft.issue, id));
+        }
+        Err(message) => failed(
+            draft,
+            id,
+            Failure {
+                class: FailureClass::Agent,
+                message: clip(&message, REASON_BYTES_MAX),
+            },
+        ),
+    }
+}
+
 /// A run failed: once more, or the task has failed.
-fn failed(draft: &mut Draft, id: &TaskId, failure: Failure) {
+pub(super) fn failed(draft: &mut Draft, id: &TaskId, failure: Failure) {
     let Some(task) = draft.issue.task(id) else {
         return;
     };
-    let attempts_max = draft.issue.policy.as_ref().map_or(1, |it| it.attempts_max);
-    if failure.class.worth_another_run() && task.attempts() < attempts_max {
+    let (attempts_max, repairs_max) = draft
+        .issue
+        .policy
+        .as_ref()
+        .map_or((1, 0), |it| (it.attempts_max, it.repairs_max));
+    let mends = task.mend.is_some() && task.mending;
+    let left = if mends {
+        task.repairs < repairs_max
+    } else {
+        task.attempts() < attempts_max
+    };
+    if failure.class.worth_another_run() && mends && !left {
+        let sha = task.rejected.clone().unwrap_or_default();
+        let why = format!("its repair failed: {}", failure.message);
+        begin_afresh(draft, id, &sha, why);
+    } else if failure.class.worth_another_run() && left {
         let not_before = draft.now + backoff(task.attempt, draft.issue.seq);
         tell(draft, words::retried(&draft.issue, id, &failure));
         draft.emit(Event::Retried {
@@ -219,122 +273,4 @@ fn failed(draft: &mut Draft, id: &TaskId, failure: Failure) {
     } else {
         settle(draft, id, Settled::Failed, failure.message);
     }
-}
-
-pub(super) fn saw_pull(draft: &mut Draft, id: &TaskId, facts: Option<PullFacts>) {
-    let (Some(task), Some(policy)) = (draft.issue.task(id), draft.issue.policy.clone()) else {
-        return;
-    };
-    let since = match &task.state {
-        TaskState::Seeking { since } => Some(*since),
-        TaskState::Judging | TaskState::Approved { .. } | TaskState::Ready => None,
-        TaskState::Todo
-        | TaskState::Starting { .. }
-        | TaskState::Running { .. }
-        | TaskState::Merging { .. }
-        | TaskState::Merged
-        | TaskState::Succeeded
-        | TaskState::Failed
-        | TaskState::Skipped
-        | TaskState::Cancelled => return,
-    };
-    let Some(facts) = facts else {
-        let waited = since.map(|since| draft.now.duration_since(since).as_secs());
-        if waited.is_some_and(|it| it >= PULL_GRACE_SECONDS) {
-            let message = words::no_pull(&draft.issue, id);
-            failed(
-                draft,
-                id,
-                Failure {
-                    class: FailureClass::Agent,
-                    message,
-                },
-            );
-        }
-        return;
-    };
-    let known = task.pull.as_ref().filter(|pull| pull.sha == facts.head_sha);
-    let (is_new, seen) = (known.is_none(), known.map_or(draft.now, |pull| pull.seen));
-    let first_sight = task.pull.is_none();
-    let marker = words::marker(&draft.issue, id);
-    let verdict = verdict::judge(&facts, task, &marker, &policy, seen, draft.now);
-    if let Verdict::Foreign(why) = verdict {
-        settle(
-            draft,
-            id,
-            Settled::Failed,
-            format!("its pull request is not ours: {why}"),
-        );
-        return;
-    }
-    if is_new {
-        draft.emit(Event::HeadSeen {
-            task: id.clone(),
-            number: facts.number,
-            url: facts.url.clone(),
-            branch: facts.head_branch.clone(),
-            sha: facts.head_sha.clone(),
-        });
-    }
-    if first_sight {
-        let label = words::pull_label(id, facts.number);
-        for session in draft.issue.sessions.clone() {
-            draft.request(Effect::Link {
-                session,
-                label: label.clone(),
-                url: facts.url.clone(),
-            });
-        }
-    }
-    let judging = draft
-        .issue
-        .task(id)
-        .is_some_and(|it| it.state == TaskState::Judging);
-    match verdict {
-        Verdict::Merged => merged(draft, id, facts.head_sha),
-        Verdict::Closed => {
-            settle(
-                draft,
-                id,
-                Settled::Cancelled,
-                format!("{} was closed without a merge", facts.url),
-            );
-        }
-        // What waits for a person is that person's to judge.
-        Verdict::Red(why)
-            if draft
-                .issue
-                .task(id)
-                .is_some_and(|it| it.state != TaskState::Ready) =>
-        {
-            settle(draft, id, Settled::Failed, why);
-        }
-        Verdict::Green(why) if judging => {
-            draft.emit(Event::Approved {
-                task: id.clone(),
-                sha: facts.head_sha,
-                why,
-            });
-            if policy.merge == MergeMode::Manual {
-                draft.emit(Event::Readied { task: id.clone() });
-                tell(draft, words::ready(&draft.issue, id));
-            }
-        }
-        // What is ready has been judged; that it is judged anew is no news.
-        Verdict::Wait(why)
-            if judging && draft.now.duration_since(seen).as_secs() >= HELD_SECONDS =>
-        {
-            hold(draft, id, Some(why));
-        }
-        Verdict::Wait(_) | Verdict::Red(_) | Verdict::Green(_) => hold(draft, id, None),
-        Verdict::Foreign(_) => {}
-    }
-}
-
-pub(super) fn merged(draft: &mut Draft, id: &TaskId, sha: String) {
-    draft.emit(Event::Merged {
-        task: id.clone(),
-        sha,
-    });
-    tell(draft, words::merged(&draft.issue, id));
 }

@@ -12,7 +12,7 @@ use super::money::{Scope, micros};
 use super::task::{PlanWord, Pull, Task, TaskState};
 use super::{
     Brief, CancelReason, Due, Effect, ExecutorKind, HELD_TRIES, IssueId, MergeMode, Owed, Policy,
-    Repository, RoundOutcome, RunId, STOP_AGAIN_SECONDS, Seq, SessionId, Tally, TaskId, TaskKind,
+    Repository, RoundOutcome, RunId, STOP_AGAIN_SECONDS, UPDATES_MAX, Seq, SessionId, Tally, TaskId, TaskKind,
     Time, Wait,
 };
 
@@ -64,7 +64,8 @@ pub struct Issue {
     /// The plan as each session was last shown it.
     pub shown: BTreeMap<SessionId, Vec<PlanWord>>,
     /// Which task every start was for, by its key: an answer may come after all hope.
-    pub starts: BTreeMap<Seq, (TaskId, ExecutorKind)>,
+    /// The last: it was to go on with a run that there is already.
+    pub starts: BTreeMap<Seq, (TaskId, ExecutorKind, bool)>,
     /// Every run that was ever recorded as started.
     pub runs: BTreeSet<RunId>,
     /// Sessions, and what was written in them, that wait for the end of this round.
@@ -221,10 +222,9 @@ impl Issue {
         }
         let planned = !self.tasks.is_empty()
             && self
-                .tasks
-                .iter()
+                .work()
                 .all(|it| it.spec.kind != TaskKind::Orchestrator || it.over());
-        if self.tasks.iter().all(Task::over)
+        if self.work().all(Task::over)
             && (planned || self.cancelled.is_some() || self.unserved.is_some())
         {
             return Phase::Closing;
@@ -236,7 +236,11 @@ impl Issue {
             return Phase::Awaiting;
         }
         let at_the_merge = |task: &Task| match task.state {
-            TaskState::Ready | TaskState::Merging { .. } | TaskState::Approved { .. } => true,
+            TaskState::Ready
+            | TaskState::Updating { .. }
+            | TaskState::Merging { .. }
+            | TaskState::Queued { .. }
+            | TaskState::Approved { .. } => true,
             TaskState::Todo
             | TaskState::Starting { .. }
             | TaskState::Running { .. }
@@ -248,7 +252,7 @@ impl Issue {
             | TaskState::Skipped
             | TaskState::Cancelled => task.over(),
         };
-        if self.tasks.iter().all(at_the_merge) {
+        if self.work().all(at_the_merge) {
             Phase::Merging
         } else {
             Phase::Working
@@ -284,7 +288,7 @@ impl Issue {
 
     /// The plan as Linear shows it, a word for each task.
     pub fn plan_words(&self) -> Vec<PlanWord> {
-        self.tasks.iter().map(Task::plan_word).collect()
+        self.shown_tasks().map(Task::plan_word).collect()
     }
 
     /// What is worth asking the executors and the forge about.
@@ -308,6 +312,7 @@ impl Issue {
             TaskState::Seeking { .. }
             | TaskState::Judging
             | TaskState::Approved { .. }
+            | TaskState::Queued { .. }
             | TaskState::Ready => Some(Watch::Pull {
                 task: task.spec.id.clone(),
                 repository: self.policy.as_ref()?.repository.clone(),
@@ -316,6 +321,7 @@ impl Issue {
             }),
             TaskState::Todo
             | TaskState::Starting { .. }
+            | TaskState::Updating { .. }
             | TaskState::Merging { .. }
             | TaskState::Merged
             | TaskState::Succeeded
@@ -359,6 +365,7 @@ impl Issue {
         self.tasks.iter().filter(move |task| {
             open && task.state == TaskState::Todo
                 && task.not_before.is_none_or(|it| it <= now)
+                && self.awaited(task)
                 && task
                     .spec
                     .depends_on
@@ -375,8 +382,16 @@ impl Issue {
 
     /// The pull request that is to be merged next: one at a time, in the order of
     /// the plan, each at the commit that was approved.
-    pub fn mergeable(&self) -> Option<(&Task, &Pull, &str)> {
-        let merging = |task: &Task| matches!(task.state, TaskState::Merging { .. });
+    /// `true`: once it has been brought up to date.
+    pub fn mergeable(&self) -> Option<(&Task, &Pull, &str, bool)> {
+        let merging = |task: &Task| match task.state {
+            TaskState::Merging { .. } | TaskState::Updating { .. } | TaskState::Queued { .. } => {
+                true
+            }
+            // It was brought up to date to be merged next: none goes before it.
+            TaskState::Judging => task.updated.is_some() && task.held.is_none(),
+            _ => false,
+        };
         let auto = self
             .policy
             .as_ref()
@@ -387,7 +402,10 @@ impl Issue {
         self.tasks
             .iter()
             .find_map(|task| match (&task.state, &task.pull) {
-                (TaskState::Approved { sha }, Some(pull)) => Some((task, pull, sha.as_str())),
+                (TaskState::Approved { sha, behind }, Some(pull)) => {
+                    let update = *behind && task.updates < UPDATES_MAX;
+                    Some((task, pull, sha.as_str(), update))
+                }
                 _ => None,
             })
     }
@@ -452,7 +470,9 @@ impl Issue {
             | TaskState::Seeking { .. }
             | TaskState::Judging
             | TaskState::Approved { .. }
+            | TaskState::Updating { .. }
             | TaskState::Merging { .. }
+            | TaskState::Queued { .. }
             | TaskState::Ready
             | TaskState::Merged
             | TaskState::Succeeded
@@ -467,7 +487,7 @@ impl Issue {
         if self.cancelled.is_some() {
             return RoundOutcome::Cancelled;
         }
-        let any = |state: TaskState| self.tasks.iter().any(|it| it.state == state);
+        let any = |state: TaskState| self.work().any(|it| it.state == state);
         if self.unserved.is_some() || any(TaskState::Failed) {
             return RoundOutcome::Failed;
         }
@@ -475,7 +495,7 @@ impl Issue {
             task.spec.kind != TaskKind::Orchestrator
                 && (task.achieved() || task.state == TaskState::Ready)
         };
-        if self.tasks.iter().any(brought_something) {
+        if self.work().any(brought_something) {
             RoundOutcome::Succeeded
         } else {
             RoundOutcome::Cancelled
@@ -485,8 +505,8 @@ impl Issue {
     /// Something was merged, and nothing was left out.
     pub fn all_merged(&self) -> bool {
         self.cancelled.is_none()
-            && self.tasks.iter().any(|it| it.state == TaskState::Merged)
-            && self.tasks.iter().all(Task::achieved)
+            && self.work().any(|it| it.state == TaskState::Merged)
+            && self.work().all(Task::achieved)
     }
 
     /// A sentence when a person or something outside holds it up.

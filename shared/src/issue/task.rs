@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::money::Reservation;
-use super::{ExecutorKind, RunId, Seq, Spec, Time};
+use super::verdict::Finding;
+use super::{ExecutorKind, RunId, Seq, Spec, TaskKind, Time};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Task {
@@ -29,8 +30,36 @@ pub struct Task {
     pub held: Option<String>,
     /// Times that the forge said its head had moved, with this head.
     pub bounces: u32,
-    /// Where its last run was lost, if it was.
-    pub lost: Option<ExecutorKind>,
+    /// Where its next run should not go.
+    pub shuns: Option<(ExecutorKind, Shun)>,
+    /// The last run that worked on it, and where; the agent's session in it.
+    pub run: Option<(ExecutorKind, RunId)>,
+    pub session: Option<String>,
+    /// The last run went on with the one before, under the same name.
+    pub resumed: bool,
+    /// What its next run has to mend.
+    pub mend: Option<Mend>,
+    /// The run under way, or the last one, is or was a repair.
+    pub mending: bool,
+    /// Repairs so far, of all attempts together.
+    pub repairs: u32,
+    /// The head that was last sent back.
+    pub rejected: Option<String>,
+    /// Why what came of it was not accepted, run by run.
+    pub tried: Vec<String>,
+    /// How often it was brought up to date, and the last head for which that was asked.
+    pub updates: u32,
+    pub updated: Option<(String, Time)>,
+    /// The head whose merge the forge has refused.
+    pub refused: Option<String>,
+    /// Its pull request is to be closed, or is.
+    pub closing: bool,
+    /// Of a judge: the commit that it is asked about …
+    pub subject: Option<String>,
+    /// … the one that its last run is about …
+    pub judged: Option<String>,
+    /// … and what it has found.
+    pub finding: Option<Finding>,
     /// What a scoper answered.
     pub answer: Option<String>,
     pub not_before: Option<Time>,
@@ -38,6 +67,30 @@ pub struct Task {
     /// When its head was found good.
     pub validated_at: Option<Time>,
     pub finished_at: Option<Time>,
+}
+
+/// What the next run of a task has to mend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mend {
+    /// One sentence.
+    pub why: String,
+    /// What else the agent should know: the end of a log, the findings of a review.
+    pub detail: String,
+    /// The check that failed, by which its log can be had.
+    pub check: Option<u64>,
+    /// The base branch has to be merged in, and conflicts.
+    pub conflict: bool,
+}
+
+/// Why a task's next run should go elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shun {
+    /// Its last run there was lost.
+    Lost,
+    /// What was made there was not accepted.
+    Rejected,
+    /// What it judges was made there.
+    Author,
 }
 
 /// A task's pull request, as last seen.
@@ -69,13 +122,23 @@ pub enum TaskState {
     },
     /// The pull request is known and its head not approved.
     Judging,
-    /// This commit may be merged.
+    /// This commit may be merged. `behind`: it has to be brought up to date first.
     Approved {
         sha: String,
+        behind: bool,
+    },
+    /// An update from its base branch is owed under this key.
+    Updating {
+        key: Seq,
     },
     /// A merge is owed under this key.
     Merging {
         key: Seq,
+    },
+    /// The forge will merge this commit by itself.
+    Queued {
+        sha: String,
+        since: Time,
     },
     /// Waits for a person's merge.
     Ready,
@@ -133,7 +196,22 @@ impl Task {
             error: None,
             held: None,
             bounces: 0,
-            lost: None,
+            shuns: None,
+            run: None,
+            session: None,
+            resumed: false,
+            mend: None,
+            mending: false,
+            repairs: 0,
+            rejected: None,
+            tried: Vec::new(),
+            updates: 0,
+            updated: None,
+            refused: None,
+            closing: false,
+            subject: None,
+            judged: None,
+            finding: None,
             answer: None,
             not_before: None,
             started_at: None,
@@ -170,7 +248,9 @@ impl Task {
             | TaskState::Seeking { .. }
             | TaskState::Judging
             | TaskState::Approved { .. }
+            | TaskState::Updating { .. }
             | TaskState::Merging { .. }
+            | TaskState::Queued { .. }
             | TaskState::Ready => false,
         }
     }
@@ -178,6 +258,16 @@ impl Task {
     /// What depends on it may start.
     pub fn achieved(&self) -> bool {
         matches!(self.state, TaskState::Merged | TaskState::Succeeded)
+    }
+
+    /// It judges what another task has made.
+    pub fn is_judge(&self) -> bool {
+        self.spec.judges.is_some()
+    }
+
+    /// People are shown it as a task of its own.
+    pub fn is_shown(&self) -> bool {
+        self.spec.kind != TaskKind::Verifier
     }
 
     /// Runs so far that count as attempts.
@@ -202,7 +292,9 @@ impl Task {
             | TaskState::Seeking { .. }
             | TaskState::Judging
             | TaskState::Approved { .. }
-            | TaskState::Merging { .. } => PlanWord::InProgress,
+            | TaskState::Updating { .. }
+            | TaskState::Merging { .. }
+            | TaskState::Queued { .. } => PlanWord::InProgress,
             TaskState::Ready => PlanWord::Ready,
             TaskState::Merged | TaskState::Succeeded => PlanWord::Completed,
             TaskState::Failed => PlanWord::Failed,
@@ -220,7 +312,9 @@ impl Task {
             TaskState::Seeking { .. }
             | TaskState::Judging
             | TaskState::Approved { .. }
-            | TaskState::Merging { .. } => "validating",
+            | TaskState::Updating { .. }
+            | TaskState::Merging { .. }
+            | TaskState::Queued { .. } => "validating",
             TaskState::Ready => "ready",
             TaskState::Merged => "merged",
             TaskState::Succeeded => "succeeded",

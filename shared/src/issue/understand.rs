@@ -5,8 +5,9 @@
 use super::answer;
 use super::outcome::{absent, faulted, is_holder, performed};
 use super::retry;
-use super::sight::{saw_pull, saw_run};
+use super::sight::saw_run;
 use super::state::Consent;
+use super::validate::saw_pull;
 use super::{
     Activity, CancelReason, Draft, Effect, Event, HELD_SECONDS, Input, Opening, REASON_BYTES_MAX,
     SessionId, Settled, TaskId, Time, clip, words,

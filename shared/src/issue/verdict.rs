@@ -2,7 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Policy, Task, Time, words_enum};
+use super::{MergeMode, Policy, Task, TaskKind, Time, words_enum};
+
+mod paths;
+#[cfg(test)]
+mod tests;
 
 /// A pull request as the forge tells it. Untrusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +52,6 @@ pub struct Review {
 words_enum! {
     Opinion { Approves = "approves", WantsChanges = "wants_changes" }
 }
-
 words_enum! {
     PullState { Open = "open", Closed = "closed", Merged = "merged" }
 }
@@ -73,8 +76,42 @@ words_enum! {
     }
 }
 
-/// What the facts come to.
+/// What a judge has found of a commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    pub sha: String,
+    pub approves: bool,
+    pub text: String,
+}
+
+/// How far a judge has come with the commit in question.
+#[derive(Clone, Copy, Debug)]
+pub enum Judged<'a> {
+    Unasked,
+    Asked,
+    Found(&'a Finding),
+    /// It has no opinion, and will have none.
+    Failed(&'a str),
+}
+
+/// All that a verdict is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    pub facts: &'a PullFacts,
+    pub task: &'a Task,
+    pub marker: &'a str,
+    pub policy: &'a Policy,
+    /// Since when this head is known.
+    pub seen: Time,
+    pub now: Time,
+    /// The repository's own commands.
+    pub commands: Judged<'a>,
+    /// The reviewer.
+    pub review: Judged<'a>,
+}
+
+/// What the facts come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Not one of ours, or not what was asked for: never touched.
     Foreign(String),
@@ -83,21 +120,42 @@ pub enum Verdict {
     Closed,
     /// Nothing can be said yet.
     Wait(String),
-    Red(String),
-    Green(String),
+    /// Nothing stands in the way but a person who has to do something.
+    Person(String),
+    /// These judges have to be asked.
+    Ask(Vec<TaskKind>),
+    Red(Red),
+    /// It is good, and only a person may merge it.
+    Hand(String),
+    /// It may be merged. `behind`: once it is up to date.
+    Green { why: String, behind: bool },
 }
 
-/// Judges the head commit of a task's pull request. `seen`: since when this head is known.
-pub fn judge(
-    facts: &PullFacts,
-    task: &Task,
-    marker: &str,
-    policy: &Policy,
-    seen: Time,
-    now: Time,
-) -> Verdict {
+/// Why a commit is not good enough.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Red {
+    /// One sentence.
+    pub why: String,
+    /// What else would help to mend it.
+    pub detail: String,
+    /// The check that failed, by which its log can be had.
+    pub check: Option<u64>,
+    /// The base branch has to be merged in, and conflicts.
+    pub conflict: bool,
+}
+
+/// Judges the head commit of a task's pull request: what is certainly wrong first,
+/// then what is not known yet, then what costs money to find out, and what takes a
+/// person last.
+pub fn judge(case: &Case<'_>) -> Verdict {
+    let Case {
+        facts,
+        task,
+        policy,
+        ..
+    } = case;
     let branch = task.branch.as_deref().unwrap_or_default();
-    if let Some(why) = foreign(facts, task, branch, marker, policy) {
+    if let Some(why) = foreign(facts, task, branch, case.marker, policy) {
         return Verdict::Foreign(why);
     }
     match facts.state {
@@ -105,63 +163,227 @@ pub fn judge(
         PullState::Closed => return Verdict::Closed,
         PullState::Open => {}
     }
+    let found = red(case).map(Verdict::Red);
+    if let Some(verdict) = found.or_else(|| unknown(case)).or_else(|| judges(case)) {
+        return verdict;
+    }
+    let reasons = reasons(case);
+    if policy.merge == MergeMode::Manual {
+        return Verdict::Green {
+            why: reasons,
+            behind: false,
+        };
+    }
+    person(case).unwrap_or_else(|| Verdict::Green {
+        // Who has looked at this very commit need not do so again for an update.
+        behind: facts.behind && !(policy.require_approval && approver(facts).is_some()),
+        why: reasons,
+    })
+}
+
+/// What is wrong with this commit, whatever else will be known of it.
+fn red(case: &Case<'_>) -> Option<Red> {
+    let Case {
+        facts,
+        task,
+        policy,
+        ..
+    } = case;
     let sha = short(&facts.head_sha);
-    if let Some(check) = facts
-        .checks
-        .iter()
-        .find(|it| it.state == CheckState::Failed && counts(it, policy))
-    {
-        return Verdict::Red(format!("the check `{}` failed on {sha}", check.name));
+    if let Some(files) = &facts.files {
+        if let Some(path) = files.iter().find(|it| paths::looks_secret(it)) {
+            return Some(Red {
+                why: format!("`{path}` in {sha} looks like a secret"),
+                detail: "Secrets are never committed. If it is none, give the file another name."
+                    .into(),
+                ..Red::default()
+            });
+        }
+        let allowed = &task.spec.paths;
+        let outside = |it: &&String| !allowed.is_empty() && !paths::any_matches(allowed, it);
+        if let Some(path) = files.iter().find(outside) {
+            return Some(Red {
+                why: format!("`{path}` in {sha} is none of the task's paths"),
+                detail: format!(
+                    "Only files that match {} are to be changed.",
+                    allowed.join(", ")
+                ),
+                ..Red::default()
+            });
+        }
+    }
+    let failed = |it: &&Check| it.state == CheckState::Failed && counts(it, policy);
+    if let Some(check) = facts.checks.iter().find(failed) {
+        return Some(Red {
+            why: format!("the check `{}` failed on {sha}", check.name),
+            detail: check.says.clone(),
+            check: check.id,
+            conflict: false,
+        });
+    }
+    let of_this = |it: &&Review| it.sha == facts.head_sha && it.opinion == Opinion::WantsChanges;
+    if let Some(review) = facts.reviews.iter().find(of_this) {
+        return Some(Red {
+            why: format!("{} wants changes to {sha}", review.author),
+            detail: review.text.clone(),
+            ..Red::default()
+        });
     }
     if facts.mergeable == Some(false) {
-        return Verdict::Red(format!(
-            "{sha} cannot be merged into {}: it conflicts",
-            facts.base_branch
-        ));
+        return Some(Red {
+            why: format!(
+                "{sha} cannot be merged into {}: it conflicts",
+                facts.base_branch
+            ),
+            conflict: true,
+            ..Red::default()
+        });
     }
-    let missing = policy.required_checks.iter().find(|name| {
-        !facts
-            .checks
-            .iter()
-            .any(|it| it.name == **name && it.state == CheckState::Passed)
-    });
-    if let Some(name) = missing {
-        return Verdict::Wait(format!(
+    let refused = |judged: Judged<'_>, why: String| match judged {
+        Judged::Found(finding) if !finding.approves => Some(Red {
+            why,
+            detail: finding.text.clone(),
+            ..Red::default()
+        }),
+        Judged::Unasked | Judged::Asked | Judged::Found(_) | Judged::Failed(_) => None,
+    };
+    let commands = || refused(case.commands, format!("validate.commands failed on {sha}"));
+    let review = || refused(case.review, format!("the reviewer wants changes to {sha}"));
+    commands().or_else(review)
+}
+
+/// What has to be waited for.
+fn unknown(case: &Case<'_>) -> Option<Verdict> {
+    let Case { facts, policy, .. } = case;
+    let sha = short(&facts.head_sha);
+    let passed = |name: &&String| {
+        let is = |it: &Check| it.name == **name && it.state == CheckState::Passed;
+        facts.checks.iter().any(is)
+    };
+    if let Some(name) = policy.required_checks.iter().find(|name| !passed(name)) {
+        return Some(Verdict::Wait(format!(
             "the required check `{name}` has not succeeded on {sha} yet"
-        ));
+        )));
     }
     if policy.required_checks.is_empty() {
-        if let Some(check) = facts
-            .checks
-            .iter()
-            .find(|it| it.state == CheckState::Pending)
-        {
-            return Verdict::Wait(format!("the check `{}` still runs on {sha}", check.name));
+        let pending = |it: &&Check| it.state == CheckState::Pending;
+        if let Some(check) = facts.checks.iter().find(pending) {
+            return Some(Verdict::Wait(format!(
+                "the check `{}` still runs on {sha}",
+                check.name
+            )));
         }
         // None reported: perhaps not yet.
-        let waited = now.duration_since(seen).as_secs();
+        let waited = case.now.duration_since(case.seen).as_secs();
         if facts.checks.is_empty() && waited < policy.check_grace_seconds {
-            return Verdict::Wait(format!("no check has been reported on {sha} yet"));
+            return Some(Verdict::Wait(format!(
+                "no check has been reported on {sha} yet"
+            )));
         }
     }
     if facts.draft {
-        return Verdict::Wait(format!("{} is a draft", facts.url));
+        return Some(Verdict::Wait(format!("{} is a draft", facts.url)));
     }
     if facts.mergeable.is_none() {
-        return Verdict::Wait(format!(
+        return Some(Verdict::Wait(format!(
             "GitHub has not said yet whether {sha} can be merged"
-        ));
+        )));
     }
-    let passed = facts
-        .checks
-        .iter()
-        .filter(|it| it.state == CheckState::Passed)
-        .count();
-    Verdict::Green(match passed {
+    None
+}
+
+/// Whom to ask, where that has not been done.
+fn judges(case: &Case<'_>) -> Option<Verdict> {
+    let Case { facts, policy, .. } = case;
+    let wanted = [
+        (
+            !policy.commands.is_empty(),
+            case.commands,
+            TaskKind::Verifier,
+        ),
+        (policy.reviewer, case.review, TaskKind::Reviewer),
+    ];
+    let wanted = || wanted.iter().filter(|(wanted, ..)| *wanted);
+    let unasked = wanted().filter(|(_, judged, _)| matches!(judged, Judged::Unasked));
+    let unasked: Vec<TaskKind> = unasked.map(|(.., kind)| *kind).collect();
+    if !unasked.is_empty() {
+        return Some(Verdict::Ask(unasked));
+    }
+    let sha = short(&facts.head_sha);
+    let waits = wanted().find_map(|(_, judged, kind)| match judged {
+        Judged::Asked => Some(Verdict::Wait(format!(
+            "the {kind} has not come to an end on {sha}"
+        ))),
+        Judged::Unasked | Judged::Found(_) | Judged::Failed(_) => None,
+    });
+    waits.or_else(|| {
+        wanted().find_map(|(_, judged, kind)| match judged {
+            Judged::Failed(why) => Some(Verdict::Hand(format!(
+                "the {kind} came to no end on {sha} ({why})"
+            ))),
+            Judged::Unasked | Judged::Asked | Judged::Found(_) => None,
+        })
+    })
+}
+
+/// What only a person can do.
+fn person(case: &Case<'_>) -> Option<Verdict> {
+    let Case { facts, policy, .. } = case;
+    let sha = short(&facts.head_sha);
+    if policy.require_approval && approver(facts).is_none() {
+        return Some(Verdict::Person(format!(
+            "a person has to approve {sha} of {}",
+            facts.url
+        )));
+    }
+    let Some(files) = &facts.files else {
+        return Some(Verdict::Hand(format!(
+            "{sha} changes more files than can be looked at"
+        )));
+    };
+    let protected = |it: &&String| paths::any_matches(&policy.protected_paths, it);
+    if let Some(path) = files.iter().find(protected) {
+        return Some(Verdict::Hand(format!("`{path}` in {sha} is protected")));
+    }
+    // Being behind is mended by an update, whatever the rules say of it.
+    if facts.blocked && !facts.behind {
+        return Some(Verdict::Wait(format!(
+            "the rules of `{}` do not let {sha} be merged yet: see {}",
+            facts.base_branch, facts.url
+        )));
+    }
+    None
+}
+
+/// Who approves of this very commit, where nobody who may write is against it.
+fn approver(facts: &PullFacts) -> Option<&str> {
+    let of_this = |it: &&Review| it.sha == facts.head_sha && it.opinion == Opinion::Approves;
+    let review = facts.reviews.iter().find(of_this)?;
+    Some(&review.author)
+}
+
+/// Why a commit may be merged.
+fn reasons(case: &Case<'_>) -> String {
+    let facts = case.facts;
+    let sha = short(&facts.head_sha);
+    let passed = facts.checks.iter();
+    let passed = passed.filter(|it| it.state == CheckState::Passed).count();
+    let mut reasons = match passed {
         0 => format!("the repository reports no checks, and {sha} can be merged"),
         1 => format!("its check has succeeded on {sha}"),
         n => format!("{n} checks have succeeded on {sha}"),
-    })
+    };
+    if let Judged::Found(_) = case.commands {
+        reasons.push_str(", its commands have succeeded");
+    }
+    if let Judged::Found(_) = case.review {
+        reasons.push_str(", its reviewer agrees");
+    }
+    if let Some(author) = approver(facts) {
+        reasons.push_str(", approved by ");
+        reasons.push_str(author);
+    }
+    reasons
 }
 
 fn counts(check: &Check, policy: &Policy) -> bool {
@@ -208,7 +430,8 @@ pub fn foreign(
         .reported_pull
         .as_deref()
         .is_some_and(|it| it == facts.url);
-    if !reported && !facts.body.contains(marker) {
+    // Without a forge a branch is all there is, and carries nothing.
+    if !repository.slug.is_empty() && !reported && !facts.body.contains(marker) {
         return Some(format!("{} does not carry our mark", facts.url));
     }
     None

@@ -1,6 +1,7 @@
 //! Every sentence that a person or an agent reads, in one place.
 
 mod log;
+mod merits;
 mod terms;
 
 use std::fmt::Write as _;
@@ -13,6 +14,8 @@ use super::{
 };
 
 pub use self::log::{plain, sentence};
+pub use self::merits::{repair, review_request};
+pub(super) use self::merits::*;
 pub(super) use self::terms::*;
 pub use super::verdict::short;
 
@@ -172,7 +175,9 @@ pub(super) fn plan_rejected(why: &str) -> Option<Activity> {
 pub(super) fn started(issue: &Issue, id: &TaskId) -> Option<Activity> {
     let task = issue.task(id)?;
     let executor = task.executor.map_or("an executor", executor_name);
-    let again = if task.attempt > 1 {
+    let again = if task.mending {
+        format!(" (repair {})", task.repairs)
+    } else if task.attempt > 1 {
         format!(" (attempt {})", task.attempt)
     } else {
         String::new()
@@ -203,10 +208,10 @@ pub(super) fn ready(issue: &Issue, id: &TaskId) -> Option<Activity> {
     let task = issue.task(id)?;
     let url = task.pull.as_ref().map_or("", |it| &it.url);
     // A question to a person is said whatever the verbosity.
-    Some(Activity::Thought(format!(
-        "{} is validated and waits for your merge: {url}",
-        named(task)
-    )))
+    Some(Activity::Thought(match &task.error {
+        Some(why) => format!("{} waits for a person to merge it, since {why}: {url}", named(task)),
+        None => format!("{} is validated and waits for your merge: {url}", named(task)),
+    }))
 }
 
 pub(super) fn merged(issue: &Issue, id: &TaskId) -> Option<Activity> {
@@ -228,6 +233,8 @@ pub(super) fn settled(issue: &Issue, id: &TaskId) -> Option<Activity> {
         TaskState::Failed => "Failed",
         TaskState::Skipped => "Skipped",
         TaskState::Cancelled => "Cancelled",
+        // What judges say is told where they say it.
+        _ if task.is_judge() && task.state != TaskState::Failed => return None,
         TaskState::Succeeded if task.spec.kind == TaskKind::Orchestrator => return None,
         TaskState::Succeeded => "Done",
         TaskState::Todo
@@ -236,7 +243,9 @@ pub(super) fn settled(issue: &Issue, id: &TaskId) -> Option<Activity> {
         | TaskState::Seeking { .. }
         | TaskState::Judging
         | TaskState::Approved { .. }
+        | TaskState::Updating { .. }
         | TaskState::Merging { .. }
+        | TaskState::Queued { .. }
         | TaskState::Ready
         | TaskState::Merged => return None,
     };
@@ -344,7 +353,7 @@ pub(super) fn report(issue: &Issue) -> Activity {
         RoundOutcome::Succeeded if waits => {
             format!("{id} is ready: everything is validated and waits for your merge.")
         }
-        RoundOutcome::Succeeded if issue.tasks.iter().all(Task::achieved) => {
+        RoundOutcome::Succeeded if issue.work().all(Task::achieved) => {
             format!("{id} is done.")
         }
         RoundOutcome::Succeeded => format!("{id} is done in part."),
@@ -358,8 +367,7 @@ pub(super) fn report(issue: &Issue) -> Activity {
         },
     };
     let mut tasks = issue
-        .tasks
-        .iter()
+        .shown_tasks()
         .filter(|it| it.attempt > 0 || it.over())
         .peekable();
     if tasks.peek().is_some() {
@@ -388,7 +396,7 @@ pub(super) fn report(issue: &Issue) -> Activity {
             "\n| `{}` {} | {how} | {executor} | {} | ${:.2}{mark} |",
             task.spec.id,
             one_line(&task.spec.title),
-            task.attempt,
+            task.attempt + task.repairs,
             task.cost_usd,
         );
     }

@@ -53,7 +53,7 @@ pub(super) fn learnt(issue: &Issue, outcome: RoundOutcome) -> Figures {
 fn tried(issue: &Issue, task: &Task) -> bool {
     let failed = task.over() && task.word() == "failed";
     let of_this_round = task.finished_at.is_some_and(|it| it >= issue.started_at);
-    of_this_round && task.attempt > 0 && (task.achieved() || failed)
+    of_this_round && task.attempt > 0 && task.is_shown() && (task.achieved() || failed)
 }
 
 /// How far the forecast was from what came, in thousandths of that.

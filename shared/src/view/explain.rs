@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::issue::{Effect, Event, Record, Reservation, Seq, TaskId, TaskKind, Time, words};
+use crate::issue::{Effect, Event, Record, Reservation, Seq, TaskId, TaskKind, Then, Time, words};
 
 /// The decisions of an issue, oldest first.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -83,8 +83,15 @@ fn decided(event: &Event, starts: &BTreeMap<Seq, &TaskId>) -> Option<(&'static s
         Event::Overran { .. } | Event::Interrupted { .. } => plain("stop"),
         Event::Ended { .. } => plain("book"),
         Event::Retried { why, .. } => Some(("try again", why.clone())),
+        Event::Summoned { .. } => plain("ask for a judgement"),
+        Event::Judged { finding, .. } => plain(if finding.approves { "accept" } else { "refuse" }),
+        Event::Rejected { why, then, .. } => Some(match then {
+            Then::Mend { .. } => ("send it back", why.clone()),
+            Then::Afresh => ("begin afresh", why.clone()),
+        }),
         Event::Approved { why, .. } => Some(("allow the merge", why.clone())),
         Event::Readied { .. } => plain("wait"),
+        Event::Reconsidered { .. } => plain("judge again"),
         Event::Merged { .. } => plain("merge"),
         Event::Settled { verdict, why, .. } => Some((verdict.word(), why.clone())),
         Event::Done { outcome } => Some((outcome.word(), words::sentence(event))),
@@ -108,7 +115,10 @@ fn decided(event: &Event, starts: &BTreeMap<Seq, &TaskId>) -> Option<(&'static s
 fn requested(effect: &Effect) -> Option<(&'static str, String)> {
     match effect {
         Effect::Start {
-            attempt, reserved, ..
+            attempt,
+            reserved,
+            repair,
+            ..
         } => {
             let money = reserved.as_ref().map_or_else(
                 || "nothing limits what it may cost".into(),
@@ -116,7 +126,11 @@ fn requested(effect: &Effect) -> Option<(&'static str, String)> {
                     format!("${usd:.2} are set aside for it, on the account of {day} (UTC)")
                 },
             );
-            Some(("start", format!("attempt {attempt}: {money}")))
+            Some(if *repair {
+                ("mend", format!("what attempt {attempt} has made: {money}"))
+            } else {
+                ("start", format!("attempt {attempt}: {money}"))
+            })
         }
         // The event before says why.
         Effect::Stop { .. } | Effect::Merge { .. } => None,

@@ -136,7 +136,7 @@ fn every_strategy_by_kind_size_health_and_purse() {
                     let spec = spec(kind, complexity, isolation);
                     let ask = Ask {
                         spec: &spec,
-                        lost: None,
+                        shuns: None,
                         fits: purse,
                     };
                     let case = format!(
@@ -187,7 +187,7 @@ fn check_sentence(
 fn sentence(spec: &Spec, fits: &[ExecutorKind], conditions: &Conditions) -> (ExecutorKind, String) {
     let ask = Ask {
         spec,
-        lost: None,
+        shuns: None,
         fits,
     };
     match route(&ask, conditions) {
@@ -285,7 +285,7 @@ fn what_was_lost_goes_elsewhere_if_it_may() {
     let check = |strategy, spec: &Spec, lost, health, executor, instead_of, says: &str| {
         let ask = Ask {
             spec,
-            lost: Some(lost),
+            shuns: Some(lost),
             fits: ExecutorKind::ALL,
         };
         let Choice::Go {
@@ -345,7 +345,7 @@ fn an_executor_that_is_not_set_up_is_no_alternative() {
     let spec = spec(TaskKind::Builder, None, false);
     let ask = Ask {
         spec: &spec,
-        lost: None,
+        shuns: None,
         fits: ExecutorKind::ALL,
     };
     let Choice::Wait { executor, why } = route(&ask, &alone) else {

@@ -1,7 +1,8 @@
 //! The log in sentences: for people, and for an operator's log.
 
 use super::super::verdict::short;
-use super::super::{Activity, CancelReason, Effect, Ending, Event, Spec, TaskId, clip};
+use super::super::{Activity, CancelReason, Effect, Ending, Event, Spec, TaskId, Then, clip};
+use super::merits::rejected;
 use super::one_line;
 use super::terms::{forecast_words, wait_words};
 
@@ -117,10 +118,38 @@ pub fn sentence(event: &Event) -> String {
                 short(sha)
             )
         }
-        Event::Approved { task, sha, why } => {
-            format!("{} of `{task}` may be merged: {why}", short(sha))
+        Event::Summoned { task, sha, judge } => {
+            format!("a {judge} is asked about {} of `{task}`", short(sha))
         }
-        Event::Readied { task } => format!("`{task}` waits for a person's merge"),
+        Event::Judged { task, finding } => {
+            let opinion = if finding.approves { "accepts" } else { "does not accept" };
+            format!(
+                "`{task}` {opinion} {}: {}",
+                short(&finding.sha),
+                clip(&one_line(&finding.text), 500)
+            )
+        }
+        Event::Rejected {
+            task,
+            sha,
+            why,
+            then,
+        } => rejected(task, sha, why, matches!(then, Then::Mend { .. })),
+        Event::Approved {
+            task,
+            sha,
+            why,
+            behind,
+        } => {
+            let once = if *behind { " once it is up to date" } else { "" };
+            format!("{} of `{task}` may be merged{once}: {why}", short(sha))
+        }
+        Event::Readied { task, why: None } => format!("`{task}` waits for a person's merge"),
+        Event::Readied {
+            task,
+            why: Some(why),
+        } => format!("`{task}` waits for a person's merge: {why}"),
+        Event::Reconsidered { task } => format!("`{task}` is judged again"),
         Event::Merged { task, sha } => format!("`{task}` is merged as {}", short(sha)),
         Event::Settled { task, verdict, why } => format!("`{task}` {verdict}: {why}"),
         Event::Reported => "the people were told how it stands".into(),
@@ -158,6 +187,12 @@ pub fn plain(event: &Event) -> String {
         ),
         Event::Retried { task, .. } => format!("`{task}` is tried again"),
         Event::Settled { task, verdict, .. } => format!("`{task}` {verdict}"),
+        Event::Judged { task, finding } => {
+            let opinion = if finding.approves { "accepts" } else { "does not accept" };
+            format!("`{task}` {opinion} {}", short(&finding.sha))
+        }
+        Event::Rejected { task, sha, .. } => format!("{} of `{task}` is not accepted", short(sha)),
+        Event::Readied { task, .. } => format!("`{task}` waits for a person's merge"),
         Event::TakenUp
         | Event::CancelAsked { .. }
         | Event::Briefed(_)
@@ -186,8 +221,9 @@ pub fn plain(event: &Event) -> String {
         | Event::Overran { .. }
         | Event::Ended { .. }
         | Event::HeadSeen { .. }
+        | Event::Summoned { .. }
         | Event::Approved { .. }
-        | Event::Readied { .. }
+        | Event::Reconsidered { .. }
         | Event::Merged { .. }
         | Event::Reported
         | Event::Done { .. } => sentence(event),
