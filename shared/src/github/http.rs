@@ -1,14 +1,18 @@
 //! One request to GitHub, and what its answer means where that is the same for all.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use reqwest::header::HeaderMap;
+use futures_util::future::BoxFuture;
+use reqwest::header::{HeaderMap, LOCATION};
 use reqwest::{Method, StatusCode, Url};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::REQUEST_SECONDS;
 use super::app::Access;
+use super::errors::{GraphError, forbidden, hidden};
 use crate::issue::{FailureClass, Fault, REASON_BYTES_MAX, clip};
 pub(super) use crate::net::Gap;
 use crate::net::{Bearer, Rest, Service, number};
@@ -28,9 +32,54 @@ const GITHUB: Service = Service {
     request_seconds: REQUEST_SECONDS,
 };
 
+/// What a server does not have is asked for again after this long.
+const ABSENT_SECONDS: i64 = 3600;
+/// What GitHub calls a document that asks for what it does not know.
+const UNKNOWN_TO_SERVER: &[&str] = &["undefinedField", "undefinedType", "argumentNotAccepted"];
+
 pub(super) struct Http<B = Access> {
     rest: Rest<B>,
-    clock: Arc<dyn Clock>,
+    /// The version in the path of an Enterprise server's REST API. Its GraphQL has none.
+    version: Option<&'static str>,
+    pub(super) clock: Arc<dyn Clock>,
+    graph: Absence,
+}
+
+/// Something that not every server has.
+#[derive(Default)]
+pub(super) struct Absence {
+    until: AtomicI64,
+}
+
+impl Absence {
+    pub(super) fn is_known(&self, clock: &dyn Clock) -> bool {
+        clock.now().as_second() < self.until.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn remember(&self, clock: &dyn Clock) {
+        let until = clock.now().as_second() + ABSENT_SECONDS;
+        self.until.store(until, Ordering::Relaxed);
+    }
+}
+
+/// What came of a GraphQL document.
+pub(super) enum Graph {
+    /// This server has no GraphQL, or not one that knows what we ask for.
+    Absent,
+    /// Nothing was done.
+    Refused(Fault),
+    Answered {
+        data: Value,
+        errors: Vec<GraphError>,
+    },
+}
+
+#[derive(Deserialize)]
+struct GraphReply {
+    #[serde(default)]
+    data: Value,
+    #[serde(default)]
+    errors: Vec<GraphError>,
 }
 
 /// Everything that GitHub has said to one request.
@@ -39,17 +88,28 @@ pub(super) struct Answer {
     /// The request, for messages.
     call: String,
     body: Vec<u8>,
+    /// Seconds to wait, if nothing is left of the limit.
+    waits: Option<u32>,
     /// Seconds to wait, where GitHub asks for it.
     limited: Option<u32>,
+    /// Where it sends us instead.
+    pub(super) location: Option<String>,
     /// Where the other pages are.
     links: Option<String>,
 }
 
 impl<B: Bearer> Http<B> {
     pub(super) fn new(api_url: &str, bearer: B, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+        let url = api_url.trim_end_matches('/');
+        let (root, version) = match url.strip_suffix("/v3") {
+            Some(root) if root.ends_with("/api") => (root, Some("v3")),
+            _ => (url, None),
+        };
         Ok(Self {
-            rest: Rest::new(GITHUB, api_url, bearer)?,
+            rest: Rest::new(GITHUB, root, bearer)?,
+            version,
             clock,
+            graph: Absence::default(),
         })
     }
 
@@ -65,22 +125,92 @@ impl<B: Bearer> Http<B> {
         query: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Result<Answer, Gap> {
-        let reply = self.rest.call(method, path, query, body).await?;
+        let version = self.version.into_iter();
+        let path: Vec<&str> = version.chain(path.iter().copied()).collect();
+        self.send(method, &path, query, body).await
+    }
+
+    /// One document. An error is about the field at its path; the rest of the data holds.
+    pub(super) async fn graph(
+        &self,
+        slug: &str,
+        document: &str,
+        variables: &Value,
+    ) -> Result<Graph, Gap> {
+        if self.graph.is_known(&*self.clock) {
+            return Ok(Graph::Absent);
+        }
+        let body = json!({ "query": document, "variables": variables });
+        let answer = self
+            .send(Method::POST, &["graphql"], &[], Some(&body))
+            .await?;
+        match answer.status {
+            StatusCode::NOT_FOUND => {
+                self.graph.remember(&*self.clock);
+                return Ok(Graph::Absent);
+            }
+            status if status.is_server_error() => return Err(Gap::ReplyLost(answer.describe())),
+            status if status.is_success() => {}
+            _ => return Ok(Graph::Refused(answer.fault(slug))),
+        }
+        let GraphReply { data, errors } = answer.json()?;
+        if let Some(error) = errors.iter().find(|it| it.is_limit()) {
+            return Ok(Graph::Refused(Fault::Busy {
+                why: format!("GitHub asks to wait: {}", error.message()),
+                retry_after_seconds: Some(answer.waits.unwrap_or(LIMITED_SECONDS)),
+            }));
+        }
+        if data.is_null() {
+            if errors.iter().any(|it| it.has_code(UNKNOWN_TO_SERVER)) {
+                self.graph.remember(&*self.clock);
+                return Ok(Graph::Absent);
+            }
+            if errors.is_empty() {
+                let why = "GitHub answered a GraphQL document with nothing";
+                return Err(Gap::ReplyLost(why.into()));
+            }
+        }
+        Ok(Graph::Answered { data, errors })
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Answer, Gap> {
+        // Boxed: the compiler gives up on futures that are nested as deep as those of a
+        // token that is minted on the way.
+        let call: BoxFuture<'_, _> = Box::pin(self.rest.call(method, path, query, body));
+        let reply = call.await?;
         let waits = waits(&reply.headers, self.clock.now().as_second());
+        let location = reply.headers.get(LOCATION).and_then(|it| it.to_str().ok());
         let links = reply.headers.get("link").and_then(|it| it.to_str().ok());
         let mut answer = Answer {
             status: reply.status,
             call: reply.call,
             body: reply.body,
+            waits,
             limited: None,
+            location: location.map(str::to_owned),
             links: links.map(str::to_owned),
         };
-        answer.limited = answer.is_limit(waits);
+        answer.limited = answer.is_limit();
         Ok(answer)
     }
 }
 
 impl Answer {
+    /// The body where it is no JSON.
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(super) fn is_limited(&self) -> bool {
+        self.limited.is_some()
+    }
+
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Gap> {
         serde_json::from_slice(&self.body).map_err(|error| {
             Gap::ReplyLost(format!(
@@ -148,23 +278,8 @@ impl Answer {
                     self.message()
                 ),
             ),
-            403 => (
-                FailureClass::Auth,
-                format!(
-                    "the GitHub token may not do this in {slug} ({}): give it write access to \
-                     contents and pull requests, and read access to checks and commit statuses",
-                    self.message()
-                ),
-            ),
-            404 => (
-                FailureClass::Invalid,
-                format!(
-                    "GitHub does not show {slug} to this token, or not what was asked for there \
-                     ({}): check the repository's address in the configuration, and the token's \
-                     access to it",
-                    self.call
-                ),
-            ),
+            403 => return forbidden(slug, &self.message()),
+            404 => return hidden(slug, &self.call),
             300..=399 => (
                 FailureClass::Invalid,
                 format!(
@@ -182,7 +297,8 @@ impl Answer {
     }
 
     /// Seconds to wait, if this is a refusal because of too many requests.
-    fn is_limit(&self, waits: Option<u32>) -> Option<u32> {
+    fn is_limit(&self) -> Option<u32> {
+        let waits = self.waits;
         let limit = match self.status.as_u16() {
             429 => true,
             // Also a plain refusal: what tells them apart is that it says how

@@ -2,13 +2,23 @@
 
 use serde::Deserialize;
 
-use crate::issue::verdict::{Check, CheckState};
-use crate::issue::{Fault, PullFacts, PullState};
+use crate::issue::verdict::{Check, CheckState, Opinion, Review};
+use crate::issue::{Fault, PullFacts, PullState, REASON_BYTES_MAX, clip};
+
+/// What a check says of itself: a title, not a report. That is in its log.
+const SAYS_BYTES_MAX: usize = 300;
+/// Whose reviews count where GitHub does not say who may write.
+const WRITERS: &[&str] = &["OWNER", "MEMBER", "COLLABORATOR"];
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Pull {
     pub(super) number: u64,
     pub(super) html_url: String,
+    /// By which GraphQL knows it.
+    #[serde(default)]
+    pub(super) node_id: String,
+    /// How many comments there are; not in lists.
+    pub(super) comments: Option<usize>,
     state: String,
     /// Not in lists.
     merged: Option<bool>,
@@ -16,6 +26,7 @@ pub(super) struct Pull {
     draft: Option<bool>,
     /// `None` until a job of GitHub's has found out; not in lists.
     pub(super) mergeable: Option<bool>,
+    mergeable_state: Option<String>,
     /// Of an open pull request this is only a trial merge.
     pub(super) merge_commit_sha: Option<String>,
     body: Option<String>,
@@ -56,8 +67,10 @@ impl Pull {
         }
     }
 
-    pub(super) fn into_facts(self, checks: Vec<Check>) -> Result<PullFacts, Fault> {
+    /// Its facts, without checks, files and reviews, which are elsewhere.
+    pub(super) fn into_facts(self) -> Result<PullFacts, Fault> {
         let state = self.state();
+        let open = state == PullState::Open;
         let Some(base) = self.base.repo else {
             return Err(Fault::Transient {
                 why: format!(
@@ -78,11 +91,12 @@ impl Pull {
             body: self.body.unwrap_or_default(),
             draft: self.draft.unwrap_or_default(),
             mergeable: self.mergeable,
-            checks,
+            checks: Vec::new(),
             files: Some(Vec::new()),
             reviews: Vec::new(),
             behind: false,
-            blocked: false,
+            blocked: open && self.mergeable_state.as_deref() == Some("blocked"),
+            // Only GraphQL tells.
             queued: false,
         })
     }
@@ -96,32 +110,72 @@ pub(super) struct CheckRuns {
 
 #[derive(Debug, Deserialize)]
 pub(super) struct CheckRun {
+    id: Option<u64>,
     name: String,
     status: Option<String>,
     conclusion: Option<String>,
+    output: Option<Output>,
+}
+
+/// What a check run tells people.
+#[derive(Debug, Deserialize)]
+pub(super) struct Output {
+    title: Option<String>,
+    summary: Option<String>,
+    text: Option<String>,
+}
+
+impl Output {
+    /// All of it, as one text.
+    pub(super) fn whole(self) -> String {
+        let parts = [self.title, self.summary, self.text];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        parts.join("\n\n")
+    }
+}
+
+/// One check run, with all that it says.
+#[derive(Debug, Deserialize)]
+pub(super) struct CheckRunReply {
+    pub(super) output: Option<Output>,
 }
 
 impl From<CheckRun> for Check {
     fn from(run: CheckRun) -> Self {
-        let state = match (run.status.as_deref(), run.conclusion.as_deref()) {
-            (Some("completed"), Some("success" | "neutral" | "skipped")) => CheckState::Passed,
-            (
-                Some("completed"),
-                Some(
-                    "failure" | "timed_out" | "cancelled" | "action_required" | "startup_failure"
-                    | "stale",
-                ),
-            ) => CheckState::Failed,
-            // A conclusion that we don't know is neither green nor red.
-            _ => CheckState::Pending,
-        };
         Self {
             name: run.name,
-            state,
-            id: None,
-            says: String::new(),
+            state: run_state(run.status.as_deref(), run.conclusion.as_deref()),
+            id: run.id,
+            says: says(run.output.and_then(|it| it.title)),
         }
     }
+}
+
+/// REST and GraphQL have the same words for it, one in small letters.
+pub(super) fn run_state(status: Option<&str>, conclusion: Option<&str>) -> CheckState {
+    if !status.is_some_and(|it| it.eq_ignore_ascii_case("completed")) {
+        return CheckState::Pending;
+    }
+    match conclusion.unwrap_or_default().to_ascii_lowercase().as_str() {
+        "success" | "neutral" | "skipped" => CheckState::Passed,
+        "failure" | "timed_out" | "cancelled" | "action_required" | "startup_failure" | "stale" => {
+            CheckState::Failed
+        }
+        // A conclusion that we don't know is neither green nor red.
+        _ => CheckState::Pending,
+    }
+}
+
+pub(super) fn status_state(state: Option<&str>) -> CheckState {
+    match state.unwrap_or_default().to_ascii_lowercase().as_str() {
+        "success" => CheckState::Passed,
+        "failure" | "error" => CheckState::Failed,
+        _ => CheckState::Pending,
+    }
+}
+
+pub(super) fn says(text: Option<String>) -> String {
+    clip(text.as_deref().unwrap_or_default().trim(), SAYS_BYTES_MAX)
 }
 
 #[derive(Debug, Deserialize)]
@@ -134,28 +188,151 @@ pub(super) struct Statuses {
 pub(super) struct Status {
     context: String,
     state: Option<String>,
+    description: Option<String>,
 }
 
 impl From<Status> for Check {
     fn from(status: Status) -> Self {
-        let state = match status.state.as_deref() {
-            Some("success") => CheckState::Passed,
-            Some("failure" | "error") => CheckState::Failed,
-            _ => CheckState::Pending,
-        };
         Self {
             name: status.context,
-            state,
+            state: status_state(status.state.as_deref()),
             id: None,
-            says: String::new(),
+            says: says(status.description),
         }
     }
+}
+
+/// What lies between two commits.
+#[derive(Debug, Deserialize)]
+pub(super) struct Compared {
+    pub(super) behind_by: u64,
+    files: Option<Vec<ComparedFile>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ComparedFile {
+    filename: String,
+    status: String,
+    previous_filename: Option<String>,
+}
+
+impl Compared {
+    /// Every path that is changed; `None`: not all of them are here.
+    pub(super) fn paths(self, files_max: usize) -> Option<Vec<String>> {
+        let files = self.files.filter(|it| it.len() < files_max)?;
+        let mut paths = Vec::new();
+        for file in files {
+            // What was copied is still there.
+            if file.status == "renamed" {
+                paths.push(file.previous_filename?);
+            }
+            paths.push(file.filename);
+        }
+        Some(ordered(paths))
+    }
+}
+
+pub(super) fn ordered(mut paths: Vec<String>) -> Vec<String> {
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ReviewReply {
+    user: Option<User>,
+    state: String,
+    body: Option<String>,
+    commit_id: Option<String>,
+    author_association: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct User {
+    login: String,
+}
+
+/// The last word of each writer; `replies` are in the order in which they were given.
+pub(super) fn last_words(replies: Vec<ReviewReply>) -> Vec<Review> {
+    let mut last = std::collections::BTreeMap::new();
+    for reply in replies {
+        let association = reply.author_association.unwrap_or_default();
+        let Some(user) = reply.user else { continue };
+        if !WRITERS.contains(&association.as_str()) {
+            continue;
+        }
+        match opinion(&reply.state) {
+            Said::Nothing => {}
+            Said::Withdrawn => {
+                last.remove(&user.login);
+            }
+            Said::Opinion(opinion) => {
+                let (sha, text) = (reply.commit_id, reply.body);
+                last.insert(user.login.clone(), review(user.login, opinion, sha, text));
+            }
+        }
+    }
+    last.into_values().collect()
+}
+
+/// What a review's state says.
+pub(super) enum Said {
+    Opinion(Opinion),
+    /// It was dismissed.
+    Withdrawn,
+    /// A comment takes nothing back.
+    Nothing,
+}
+
+pub(super) fn opinion(state: &str) -> Said {
+    match state {
+        "APPROVED" => Said::Opinion(Opinion::Approves),
+        "CHANGES_REQUESTED" => Said::Opinion(Opinion::WantsChanges),
+        "DISMISSED" => Said::Withdrawn,
+        _ => Said::Nothing,
+    }
+}
+
+pub(super) fn review(
+    author: String,
+    opinion: Opinion,
+    sha: Option<String>,
+    text: Option<String>,
+) -> Review {
+    Review {
+        author,
+        opinion,
+        sha: sha.unwrap_or_default(),
+        text: clip(&text.unwrap_or_default(), REASON_BYTES_MAX),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Comment {
+    pub(super) body: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 pub(super) struct MergeReply {
     pub(super) sha: String,
     pub(super) merged: bool,
+}
+
+/// How a merge stands that GitHub makes in its own time.
+#[derive(Debug, Deserialize)]
+pub(super) struct AsyncReply {
+    pub(super) status: String,
+    #[serde(default)]
+    pub(super) details: AsyncDetails,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct AsyncDetails {
+    #[serde(default)]
+    pub(super) message: String,
+    pub(super) uuid: Option<String>,
+    pub(super) sha: Option<String>,
+    pub(super) expected_head_sha: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -235,6 +412,6 @@ mod tests {
         }))
         .expect("a pull request of a list");
         assert_eq!(pull.state(), PullState::Merged);
-        assert!(pull.into_facts(Vec::new()).is_err(), "its base is unknown");
+        assert!(pull.into_facts().is_err(), "its base is unknown");
     }
 }

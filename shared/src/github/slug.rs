@@ -6,6 +6,8 @@ use crate::issue::{FailureClass, Fault};
 
 /// Bytes of an owner or of a repository's name.
 const NAME_BYTES_MAX: usize = 100;
+/// Bytes of a branch's name, as git has it at most.
+const BRANCH_BYTES_MAX: usize = 255;
 /// Hex digits of a commit: SHA-1 or SHA-256.
 const COMMIT_DIGITS: [usize; 2] = [40, 64];
 
@@ -44,9 +46,13 @@ impl Slug {
         &self.text[..self.slash]
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.text[self.slash + 1..]
+    }
+
     /// The segments of a path below this repository.
     pub(super) fn path<'a>(&'a self, below: &[&'a str]) -> Vec<&'a str> {
-        let mut path = vec!["repos", self.owner(), &self.text[self.slash + 1..]];
+        let mut path = vec!["repos", self.owner(), self.name()];
         path.extend(below);
         path
     }
@@ -66,6 +72,23 @@ pub(super) fn commit(sha: &str) -> Result<&str, Fault> {
     Err(Fault::Permanent {
         class: FailureClass::Invalid,
         why: format!("`{}` is no commit", crate::issue::clip(sha, NAME_BYTES_MAX)),
+    })
+}
+
+/// The parts of a branch's name between its slashes, safe as segments of a path,
+/// or a fault that says that it is no such name.
+pub(super) fn branch(name: &str) -> Result<Vec<&str>, Fault> {
+    let parts: Vec<&str> = name.split('/').collect();
+    let is_part = |it: &&str| !it.is_empty() && *it != "." && *it != "..";
+    if parts.iter().all(is_part) && name.len() <= BRANCH_BYTES_MAX {
+        return Ok(parts);
+    }
+    Err(Fault::Permanent {
+        class: FailureClass::Invalid,
+        why: format!(
+            "`{}` is no name of a branch",
+            crate::issue::clip(name, NAME_BYTES_MAX)
+        ),
     })
 }
 
@@ -103,7 +126,7 @@ fn is_name(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Slug, commit, slug_of};
+    use super::{Slug, branch, commit, slug_of};
 
     #[test]
     fn every_form_of_address_names_the_same_repository() {
@@ -152,6 +175,10 @@ mod tests {
             "", "a", "a/b/c", "../b", "a/..", "a/b?c", "a/b#c", "a b/c", "ä/b", "/b", "a/",
         ] {
             assert!(Slug::parse(text).is_err(), "{text}");
+        }
+        assert_eq!(branch("cyrus/eng-42").ok(), Some(vec!["cyrus", "eng-42"]));
+        for text in ["", "/", "a//b", "a/", "a/../b", "./a", &"a".repeat(256)] {
+            assert!(branch(text).is_err(), "{text}");
         }
         assert!(commit(&"a".repeat(40)).is_ok());
         for text in ["", "main", "../../x", &"g".repeat(40)] {
