@@ -13,7 +13,8 @@ use aws_config::SdkConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_secretsmanager::error::DisplayErrorContext;
-use futures_util::future::join_all;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, join_all};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -83,11 +84,20 @@ impl Vault {
     }
 
     /// Reads one secret, as it is now.
-    pub async fn read(&self, reference: &Reference) -> Result<SecretString, Why> {
-        let mut found = self.read_all(&BTreeSet::from([reference])).await;
-        found
-            .remove(reference)
-            .unwrap_or_else(|| Err("was not answered".into()))
+    ///
+    /// Boxed: whoever awaits it, in however deep a call, need not know what AWS's
+    /// client is made of.
+    pub fn read<'a>(
+        &'a self,
+        reference: &'a Reference,
+    ) -> BoxFuture<'a, Result<SecretString, Why>> {
+        async move {
+            let mut found = self.read_all(&BTreeSet::from([reference])).await;
+            found
+                .remove(reference)
+                .unwrap_or_else(|| Err("was not answered".into()))
+        }
+        .boxed()
     }
 
     async fn read_all(
