@@ -5,6 +5,7 @@
 //! The repository below is a [`Repo`]: a bare git repository ([`Bare`]) or one
 //! in memory ([`Paper`]). No reviews, no branch protection, no merge queue.
 
+pub mod app;
 mod bare;
 mod paper;
 mod place;
@@ -55,6 +56,8 @@ pub struct GitHub {
     pub token: String,
     /// Until then every call over HTTP meets the rate limit.
     pub exhausted_until: Option<Timestamp>,
+    /// The App that may be used in place of the token.
+    pub app: Option<app::App>,
     /// By slug in lower case.
     places: BTreeMap<String, Place>,
 }
@@ -145,6 +148,7 @@ impl GitHub {
         Self {
             token: token.to_owned(),
             exhausted_until: None,
+            app: None,
             places: BTreeMap::new(),
         }
     }

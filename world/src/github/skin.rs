@@ -19,14 +19,15 @@ const PAGE_SIZE_MAX: usize = 100;
 const PAGE_SIZE: usize = 30;
 
 #[derive(Clone)]
-struct Skin {
-    shared: Shared,
-    faults: Faults,
+pub(super) struct Skin {
+    pub(super) shared: Shared,
+    pub(super) faults: Faults,
 }
 
 /// The API under `/`. Operations for troubles: `repo`, `pulls`, `open`, `pull`,
 /// `merge`, `check-runs`, `status`.
 pub fn router(shared: Shared, faults: Faults) -> Router {
+    let skin = Skin { shared, faults };
     Router::new()
         .route("/repos/{owner}/{repo}", get(repository))
         .route("/repos/{owner}/{repo}/pulls", get(pulls).post(open))
@@ -37,7 +38,8 @@ pub fn router(shared: Shared, faults: Faults) -> Router {
             get(check_runs),
         )
         .route("/repos/{owner}/{repo}/commits/{sha}/status", get(status))
-        .with_state(Skin { shared, faults })
+        .with_state(skin.clone())
+        .merge(super::app::router(skin))
 }
 
 type Reply = Result<(u16, Value), Denied>;
@@ -70,7 +72,10 @@ impl Skin {
     fn refusal(&self, headers: &HeaderMap, now: Timestamp) -> Option<Response> {
         let github = self.shared.lock();
         let given = headers.get("authorization").and_then(|it| it.to_str().ok());
-        if given != Some(format!("Bearer {}", github.token).as_str()) {
+        let given = given.and_then(|it| it.strip_prefix("Bearer "));
+        let app = github.app.as_ref();
+        let minted = given.is_some_and(|it| app.is_some_and(|app| app.accepts(it, now)));
+        if !minted && given != Some(github.token.as_str()) {
             return Some(refuse(&Denied::new(401, "Bad credentials")));
         }
         let until = github.exhausted_until.filter(|it| *it > now)?;
@@ -353,7 +358,7 @@ fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Denied> {
         .map_err(|error| Denied::new(422, &format!("Invalid request. {error}")))
 }
 
-fn refuse(denied: &Denied) -> Response {
+pub(super) fn refuse(denied: &Denied) -> Response {
     let errors: Vec<Value> = denied
         .errors
         .iter()
@@ -366,7 +371,7 @@ fn refuse(denied: &Denied) -> Response {
     reply(denied.status, body)
 }
 
-fn reply(status: u16, body: Value) -> Response {
+pub(super) fn reply(status: u16, body: Value) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (status, Json(body)).into_response()
 }
