@@ -5,10 +5,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::issue::{
-    AgentPolicy, COST_USD_MAX, Ending, Failure, FailureClass, IssueId, REASON_BYTES_MAX,
-    Repository, RunResult, TEXT_BYTES_MAX, TaskId, TaskKind, Time, clip, words_enum,
+    AgentPolicy, COST_USD_MAX, Ending, Failure, FailureClass, IssueId, LOG_BYTES_MAX,
+    REASON_BYTES_MAX, Repository, RunResult, TEXT_BYTES_MAX, TaskId, TaskKind, Time, clip,
+    words_enum,
 };
-use crate::ports::Job;
+use crate::ports::{Job, Repair};
 
 /// A lease lasts this many heartbeats.
 pub const HEARTBEATS_PER_LEASE: u32 = 3;
@@ -54,6 +55,15 @@ pub struct JobDoc {
     pub branch: String,
     pub agent: AgentDoc,
     pub limits: LimitsDoc,
+    /// The commit to work at; absent: the base branch as it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// What is run at that commit instead of an agent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
+    /// It goes on with what an earlier run has made, in the session `agent.resume`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<Repair>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -205,7 +215,7 @@ impl JobDoc {
                 program: agent.program.clone(),
                 model: agent.model.clone(),
                 fallback_model: agent.fallback_model.clone(),
-                resume: None,
+                resume: job.repair.as_ref().and_then(|it| it.session.clone()),
                 allowed_tools: agent.allowed_tools.clone(),
                 disallowed_tools: agent.disallowed_tools.clone(),
                 mcp: agent.mcp.clone(),
@@ -216,12 +226,19 @@ impl JobDoc {
                 cost_usd: job.cost_max,
                 seconds: job.seconds_max,
             },
+            commit: job.commit.clone(),
+            commands: job.commands.clone(),
+            repair: job.repair.clone(),
         }
     }
 
     /// The job for a machine that has this repository, under a key of its own.
     pub fn into_job(self, key: String, repository: Repository) -> Job {
         let agent = self.agent;
+        let repair = self.repair.map(|it| Repair {
+            session: agent.resume.clone(),
+            ..it
+        });
         Job {
             key,
             issue: self.issue.id,
@@ -251,9 +268,9 @@ impl JobDoc {
             cost_max: self.limits.cost_usd,
             seconds_max: self.limits.seconds,
             patience_seconds: None,
-            commit: None,
-            commands: Vec::new(),
-            repair: None,
+            commit: self.commit,
+            commands: self.commands,
+            repair,
         }
     }
 }
@@ -284,7 +301,9 @@ impl ResultDoc {
                 doc.text = clip(&result.text, TEXT_BYTES_MAX);
                 doc.answer = result.answer;
                 doc.unheard = result.unheard;
-                if result.pull_url.is_some() {
+                doc.session = result.session;
+                // Where no pull requests are opened, the branch is the change.
+                if result.pull_url.is_some() || result.changed == Some(true) {
                     doc.branch = Some(result.branch.unwrap_or_else(|| branch.to_owned()));
                 }
                 doc.pr_url = result.pull_url;
@@ -298,7 +317,7 @@ impl ResultDoc {
                     _ => Outcome::Failed,
                 };
                 doc.class = Some(failure.class);
-                doc.text = clip(&failure.message, TEXT_BYTES_MAX);
+                doc.text = clip(&failure.message, LOG_BYTES_MAX);
             }
         }
         doc
@@ -306,10 +325,11 @@ impl ResultDoc {
 
     /// What it means for the run; `branch` is the one that was asked for.
     pub fn into_ending(self, branch: &str) -> Ending {
+        // It may end with what a command has printed.
         let failed = |class, message: &str| {
             Err(Failure {
                 class,
-                message: clip(message, REASON_BYTES_MAX),
+                message: clip(message, LOG_BYTES_MAX),
             })
         };
         let too_long = self.answer.as_ref().map_or(0, String::len) > ANSWER_BYTES_MAX;
@@ -398,5 +418,33 @@ mod tests {
             let read: ResultDoc = serde_json::from_str(&text).expect("a result");
             assert_eq!(read.into_ending("b").result, Ok(result));
         }
+    }
+    #[test]
+    fn a_session_and_the_end_of_a_log_come_through() {
+        let ending = |result| Ending {
+            result,
+            cost_usd: Some(0.0),
+            cost_is_estimate: false,
+        };
+        let told = ending(Ok(RunResult {
+            session: Some("s-1".into()),
+            changed: Some(true),
+            ..RunResult::default()
+        }));
+        let doc = ResultDoc::new("mac-1", 1, "b", told.clone());
+        assert_eq!(doc.branch.as_deref(), Some("b"));
+        let doc = ResultDoc {
+            changed_files: Some(vec!["a".into()]),
+            ..doc
+        };
+        assert_eq!(doc.into_ending("b"), told);
+
+        let message = format!("`make` failed with 1:\n{}", "x".repeat(LOG_BYTES_MAX - 100));
+        let failed = ending(Err(Failure {
+            class: FailureClass::Agent,
+            message,
+        }));
+        let doc = ResultDoc::new("mac-1", 1, "b", failed.clone());
+        assert_eq!(doc.into_ending("b"), failed);
     }
 }

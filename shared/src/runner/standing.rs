@@ -6,7 +6,9 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use super::document::{Action, HeardDoc, HeartbeatDoc, LeaseAsk, ResultDoc, usd};
-use crate::issue::{COST_USD_MAX, Ending, Failure, FailureClass, IssueId, Sight, Time};
+use crate::issue::{
+    COST_USD_MAX, Ending, Failure, FailureClass, IssueId, Sight, TaskKind, Time,
+};
 use crate::ports::{Job, Message};
 
 /// A job that this many runners have begun and not been heard of again is given
@@ -43,6 +45,7 @@ pub(super) enum Kept {
 pub(super) struct Standing {
     pub(super) issue: IssueId,
     pub(super) repository: String,
+    /// The agent program; empty: it needs none.
     pub(super) program: String,
     /// The branch that was asked for.
     pub(super) branch: String,
@@ -109,7 +112,11 @@ impl Standing {
         Self {
             issue: job.issue.clone(),
             repository: job.repository.id.clone(),
-            program: job.agent.program.clone(),
+            program: match job.kind {
+                // It runs commands.
+                TaskKind::Verifier => String::new(),
+                _ => job.agent.program.clone(),
+            },
             branch: job.branch.clone(),
             queued_at: now,
             fence: 0,
@@ -214,7 +221,7 @@ impl Standing {
     pub(super) fn suits(&self, ask: &LeaseAsk, now: Time) -> bool {
         self.free(now)
             && ask.repositories.contains(&self.repository)
-            && ask.agents.contains(&self.program)
+            && (self.program.is_empty() || ask.agents.contains(&self.program))
     }
 
     /// May it be pushed now?
