@@ -93,6 +93,15 @@ impl AgentEnv {
             .collect()
     }
 
+    /// The environment of what is not an agent: access to no model is in it, by
+    /// whatever way it got here.
+    pub(crate) fn of_none(&self) -> BTreeMap<String, String> {
+        let access = |name: &str| AGENTS.iter().any(|it| starts(name, it.env_prefixes()));
+        let told = self.common.iter().filter(|(name, _)| !access(name));
+        told.map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    }
+
     /// The variables that give the agent program of this name access to its
     /// model, as far as they are set.
     pub fn access_of(&self, program: &str) -> Vec<&str> {

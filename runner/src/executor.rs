@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use crate::environment::AgentEnv;
 use crate::folder::{Accepted, Folder, MESSAGES_BYTES_MAX, MESSAGES_MAX, Unkept};
 use crate::kept::{forget, known};
-use crate::work::{Mail, Shop, Watcher, tidy, told, work};
+use crate::work::{Mail, Places, Shop, Watcher, tidy, told, work};
 use crate::worktree::Git;
 
 /// How often old jobs are looked for.
@@ -140,6 +140,7 @@ impl LocalExecutor {
             tenure,
             clock: Arc::clone(&options.clock),
             worktrees: options.home.join("worktrees"),
+            places: Places::default(),
         };
         let inner = Inner {
             jobs: options.home.join("jobs"),
@@ -174,6 +175,7 @@ impl LocalExecutor {
             }
         }
         fresh.sort_by_key(|it| it.at);
+        self.inner.know_places(&begun, &mut ended);
         let count = begun.len() + fresh.len();
         {
             let mut bench = self.inner.bench();
@@ -360,6 +362,18 @@ impl Executor for LocalExecutor {
 }
 
 impl Inner {
+    /// Who has which worktree: of several that had one, whoever works, else the last.
+    fn know_places(&self, begun: &[Accepted], ended: &mut [(Folder, Accepted)]) {
+        ended.sort_by_key(|(_, it)| std::cmp::Reverse(it.at));
+        let ended = ended.iter().map(|(_, it)| it);
+        for Accepted { job, .. } in begun.iter().chain(ended) {
+            let site = Folder::of(&self.jobs, &job.key).and_then(|it| it.site().ok()?);
+            if let Some(site) = site.filter(|it| it.worktree.exists()) {
+                self.shop.places.claim(&site.worktree, &job.key);
+            }
+        }
+    }
+
     /// For a job that has ended, or is not taken up yet.
     fn late(&self, key: &str, message: &Message) -> Result<Told, Fault> {
         let Some(folder) = Folder::of(&self.jobs, key) else {

@@ -9,6 +9,8 @@
 //! | `setup-global`, `setup` | see [`process`] | the scripts that prepare the worktree |
 //! | `prepared.json` | the executor | the files that those scripts have left there |
 //! | `leg-N` | see [`process`] | the Nth process of its agent |
+//! | `checked.json` | the executor | when the first command of a verifier was made ready |
+//! | `command-N` | see [`process`] | the Nth command of a verifier |
 //! | `pushed.json` | the executor | the commit that is its change |
 //! | `stop` | the executor | a person wants no more of it |
 //! | `result.json` | the executor | how the run ended; nothing changes afterwards |
@@ -52,6 +54,12 @@ pub(crate) struct Site {
     pub(crate) branch: Option<String>,
     /// The commit it started from.
     pub(crate) base_sha: String,
+    /// The commit of the base branch that was merged into it, conflicts and all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) merged_sha: Option<String>,
+    /// The commit whose scripts are run, where another one's are than where it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) scripts_sha: Option<String>,
 }
 
 /// Why a message cannot be kept.
@@ -115,6 +123,14 @@ impl Folder {
 
     pub(crate) fn set_pushed(&self, sha: &str) -> io::Result<()> {
         write(&self.path, "pushed.json", &sha)
+    }
+
+    pub(crate) fn checked_from(&self) -> io::Result<Option<Time>> {
+        read(&self.path, "checked.json")
+    }
+
+    pub(crate) fn set_checked_from(&self, at: Time) -> io::Result<()> {
+        write(&self.path, "checked.json", &at)
     }
 
     pub(crate) fn prepared(&self) -> io::Result<Option<Vec<String>>> {

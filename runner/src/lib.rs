@@ -9,6 +9,7 @@
 //! * `agent`: agent programs, their command lines and what their output means.
 //! * `tail`: reading on in what an agent prints.
 //! * [`worktree`]: git, from the fetch to the push.
+//! * [`forge`]: pull requests and merges where there is no GitHub.
 //! * `process`: killing what is left of an agent.
 //! * [`environment`]: what agents, and git, may see of our environment.
 //! * [`hide`](hide()): keeping our own tokens from agents.
@@ -19,6 +20,7 @@ pub mod environment;
 pub mod executor;
 pub mod far;
 mod folder;
+pub mod forge;
 mod hide;
 mod kept;
 mod process;
@@ -30,6 +32,7 @@ pub mod worktree;
 pub use self::agent::{find_program, installed, locate, programs};
 pub use self::environment::{AgentEnv, agent_env, git_env};
 pub use self::executor::{LocalExecutor, Options, Progress};
+pub use self::forge::{Forges, GitForge};
 pub use self::hide::hide;
 pub use self::supervisor::supervise;
 pub use self::worktree::check_repository;

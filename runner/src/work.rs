@@ -7,14 +7,18 @@
 //! * [`legs`]: one process of the agent after another.
 //! * [`mail`]: messages, and when it is too late for them.
 //! * [`deliver`]: from the worktree to the pull request.
+//! * [`verify`]: commands instead of an agent.
+//! * [`earlier`]: the run that a repair goes on with.
 //! * [`progress`]: how it comes along.
 
 mod attend;
 mod deliver;
+mod earlier;
 mod legs;
 mod mail;
 mod progress;
 mod scripts;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -22,11 +26,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use shared::issue::{Ending, Failure, FailureClass, REASON_BYTES_MAX, clip};
+use shared::issue::{Ending, Failure, FailureClass, REASON_BYTES_MAX, TaskKind, clip};
 use shared::ports::{Clock, Job, Publisher};
 use tokio::sync::watch;
 
 use self::deliver::deliver;
+pub(crate) use self::earlier::Places;
 use self::legs::{Brought, Legs, unheard};
 pub(crate) use self::mail::{Mail, told};
 pub(crate) use self::progress::Watcher;
@@ -53,6 +58,7 @@ pub(crate) struct Shop {
     pub(crate) clock: Arc<dyn Clock>,
     /// Where worktrees go that the configuration names no place for.
     pub(crate) worktrees: PathBuf,
+    pub(crate) places: Places,
 }
 
 /// A person's wish that it ends; true once it is there.
@@ -84,9 +90,18 @@ pub(crate) async fn tidy(shop: &Shop, folder: &Folder, job: &Job) -> io::Result<
     let Some(site) = folder.site()?.filter(|_| !shop.keep) else {
         return Ok(());
     };
+    // Another job may be at work there by now.
+    if !shop.places.claim(&site.worktree, &job.key) {
+        return Ok(());
+    }
     if site.worktree.exists() {
-        if let Ok(agent) = known(&job.agent.program) {
-            scripts::tear_down(shop, folder, job, &site, agent).await?;
+        let env = match (job.kind, known(&job.agent.program)) {
+            (TaskKind::Verifier, _) => Some(shop.agent_env.of_none()),
+            (_, Ok(agent)) => Some(shop.agent_env.of(agent)),
+            (_, Err(_)) => None,
+        };
+        if let Some(env) = env {
+            scripts::tear_down(shop, folder, job, &site, &env).await?;
         }
         shop.git.remove(&job.repository, &site.worktree).await;
         let delivered = folder.result()?.is_some_and(|it| it.result.is_ok());
@@ -94,6 +109,9 @@ pub(crate) async fn tidy(shop: &Shop, folder: &Folder, job: &Job) -> io::Result<
             // The next attempt may have the name.
             shop.git.forget_branch(&job.repository, &branch).await;
         }
+    }
+    if !site.worktree.exists() {
+        shop.places.release(&site.worktree, &job.key);
     }
     Ok(())
 }
@@ -108,6 +126,9 @@ async fn steps(
     if let Some(ending) = folder.result()? {
         return Ok(ending);
     }
+    if job.kind == TaskKind::Verifier {
+        return verify::verify(shop, folder, job, stop).await;
+    }
     let at_hand = at_hand(&job.agent.program, &shop.agents, shop.agent_env.path());
     let agent = match at_hand {
         Ok(agent) => agent,
@@ -115,11 +136,12 @@ async fn steps(
     };
     let mut setup = Vec::new();
     let site = if folder.legs()? == 0 {
-        let site = match begin(shop, folder, job, agent, stop).await? {
+        let site = match begin(shop, folder, job, Some(agent), stop).await? {
             Ok(site) => site,
             Err(failure) => return Ok(unspent(failure)),
         };
-        setup = scripts::set_up(shop, folder, job, &site, agent, stop).await?;
+        let env = shop.agent_env.of(agent);
+        setup = scripts::set_up(shop, folder, job, &site, &env, stop).await?;
         if stopped(folder, stop) {
             return Ok(unspent(cancelled()));
         }
@@ -163,12 +185,12 @@ async fn steps(
     })
 }
 
-/// Finds or makes the worktree.
+/// Finds or makes the worktree, for an agent or for commands.
 async fn begin(
     shop: &Shop,
     folder: &Folder,
     job: &Job,
-    agent: &dyn Agent,
+    agent: Option<&dyn Agent>,
     stop: &Stop,
 ) -> io::Result<Result<Site, Failure>> {
     if scripts::begun(folder)? {
@@ -189,24 +211,27 @@ async fn prepare(
     shop: &Shop,
     folder: &Folder,
     job: &Job,
-    agent: &dyn Agent,
+    agent: Option<&dyn Agent>,
 ) -> io::Result<Result<Site, Failure>> {
     // Before anything is done in vain.
-    if let Err(failure) = located(agent, &shop.agents, shop.agent_env.path()) {
+    if let Some(agent) = agent
+        && let Err(failure) = located(agent, &shop.agents, shop.agent_env.path())
+    {
         return Ok(Err(failure));
     }
     let site = match folder.site()? {
         Some(site) => site,
         None => {
-            let branch = job.makes_pull().then_some(job.branch.as_str());
-            let ground = match shop.git.survey(&job.repository, branch).await {
+            let ground = match survey(shop, job).await {
                 Ok(ground) => ground,
                 Err(failure) => return Ok(Err(failure)),
             };
             let site = Site {
-                worktree: worktree(shop, job),
+                worktree: worktree(shop, folder, job)?,
                 branch: ground.branch,
                 base_sha: ground.base_sha,
+                merged_sha: ground.merged_sha,
+                scripts_sha: ground.scripts_sha,
             };
             folder.set_site(&site)?;
             site
@@ -215,10 +240,34 @@ async fn prepare(
     let ground = Ground {
         branch: site.branch.clone(),
         base_sha: site.base_sha.clone(),
+        merged_sha: site.merged_sha.clone(),
+        scripts_sha: site.scripts_sha.clone(),
     };
     // The branch may be there already, as ours.
     let made = shop.git.make(&job.repository, &site.worktree, &ground);
     Ok(made.await.map(|()| site))
+}
+
+/// Where a job is to be worked on.
+async fn survey(shop: &Shop, job: &Job) -> Result<Ground, Failure> {
+    let (git, repository) = (&shop.git, &job.repository);
+    if let Some(repair) = &job.repair {
+        let ground = git.survey_repair(repository, &job.branch, repair.conflict);
+        return ground.await;
+    }
+    if let Some(commit) = &job.commit {
+        let ground = git.survey_commit(repository, &job.branch, commit).await?;
+        return Ok(match job.kind {
+            // Its commands are the commit's own business, and so is what prepares them.
+            TaskKind::Verifier => Ground {
+                scripts_sha: None,
+                ..ground
+            },
+            _ => ground,
+        });
+    }
+    let branch = job.makes_pull().then_some(job.branch.as_str());
+    git.survey(repository, branch).await
 }
 
 fn site(folder: &Folder) -> io::Result<Site> {
@@ -226,7 +275,14 @@ fn site(folder: &Folder) -> io::Result<Site> {
     site.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "site.json is gone"))
 }
 
-fn worktree(shop: &Shop, job: &Job) -> PathBuf {
+fn worktree(shop: &Shop, folder: &Folder, job: &Job) -> io::Result<PathBuf> {
+    let earlier = earlier::earlier(folder, job)?.and_then(|it| it.site);
+    if let Some(Site { worktree, .. }) = earlier
+        && !worktree.exists()
+        && shop.places.claim(&worktree, &job.key)
+    {
+        return Ok(worktree);
+    }
     let safe = |text: &str| -> String {
         text.chars()
             .take(NAME_CHARS_MAX)
@@ -244,12 +300,14 @@ fn worktree(shop: &Shop, job: &Job) -> PathBuf {
         named => PathBuf::from(named),
     };
     // The whole key: two jobs must never share a worktree.
-    base.join(format!(
+    let own = base.join(format!(
         "{}-{}-{}",
         safe(&job.identifier),
         safe(&job.task.0),
         job.key
-    ))
+    ));
+    shop.places.claim(&own, &job.key);
+    Ok(own)
 }
 
 /// A failure, and what else is to be known of it.

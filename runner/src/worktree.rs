@@ -2,8 +2,10 @@
 //! the machine's own credentials; its answers are plain text, its failures
 //! sentences for people.
 //!
-//! What for is said here, how git is called in `call`.
+//! What for is said here; `branch` works on what is at the remote already, and how
+//! git is called is in `call`.
 
+mod branch;
 mod call;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -16,7 +18,9 @@ use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use shared::issue::{Failure, Repository};
 use tokio::sync::Mutex;
 
-use self::call::{LOCAL_MAX, REMOTE_MAX, Said, invalid};
+pub(crate) use self::branch::Merged;
+pub(crate) use self::call::{LOCAL_MAX, Said};
+use self::call::{REMOTE_MAX, invalid};
 
 /// What `git ls-remote --exit-code` ends with where there is no such branch.
 const NO_SUCH_REF: i32 = 2;
@@ -43,6 +47,10 @@ pub(crate) struct Ground {
     /// The local branch; `None`: detached.
     pub(crate) branch: Option<String>,
     pub(crate) base_sha: String,
+    /// The commit of the base branch that is merged into it.
+    pub(crate) merged_sha: Option<String>,
+    /// The commit whose scripts are run, where those at `base_sha` may be an agent's.
+    pub(crate) scripts_sha: Option<String>,
 }
 
 /// Is this a repository that a job can work in, and does its remote answer? A
@@ -66,7 +74,7 @@ pub async fn check_repository(
     }
 }
 
-fn no_base(
+pub(crate) fn no_base(
     Repository {
         id, base_branch, ..
     }: &Repository,
@@ -92,7 +100,7 @@ impl Git {
         }
     }
 
-    async fn check(&self, repository: &Repository) -> Result<(), Failure> {
+    pub(crate) async fn check(&self, repository: &Repository) -> Result<(), Failure> {
         let Repository { id, path, .. } = repository;
         if !Path::new(path).is_dir() {
             return Err(invalid(format!(
@@ -135,48 +143,17 @@ impl Git {
         let lock = self.lock(repository);
         let _one_at_a_time = lock.lock().await;
         let path = Path::new(&repository.path);
-        let base = &repository.base_branch;
-        for name in [Some(base.as_str()), branch].into_iter().flatten() {
-            let full = format!("refs/heads/{name}");
-            if self
-                .call(path, &["check-ref-format", &full], LOCAL_MAX)
-                .await?
-                .code
-                != 0
-            {
-                return Err(invalid(format!(
-                    "`{name}` is not a name that a branch can have"
-                )));
-            }
-        }
-        let remote_base = format!("refs/remotes/origin/{base}");
-        let refspec = format!("+refs/heads/{base}:{remote_base}");
-        let said = self
-            .remote(
-                path,
-                &["fetch", "--quiet", "--no-tags", "origin", &refspec],
-                FETCH_TRIES_MAX,
-            )
-            .await?;
-        if said.code != 0 {
-            return Err(self.unreachable(repository, &said));
-        }
-        let base_sha = self
-            .ask(
-                path,
-                &[
-                    "rev-parse",
-                    "--verify",
-                    &format!("{remote_base}^{{commit}}"),
-                ],
-            )
-            .await?;
-        let Some(branch) = branch else {
-            return Ok(Ground {
-                branch: None,
-                base_sha,
-            });
+        let base_sha = self.fetch_base(repository).await?;
+        let ground = Ground {
+            branch: None,
+            base_sha,
+            merged_sha: None,
+            scripts_sha: None,
         };
+        let Some(branch) = branch else {
+            return Ok(ground);
+        };
+        self.fit(path, branch).await?;
         let taken = self.taken(path, branch).await?;
         let branch = candidates(branch).find(|it| !taken.contains(it)).ok_or_else(|| {
             invalid(format!(
@@ -185,8 +162,36 @@ impl Git {
         })?;
         Ok(Ground {
             branch: Some(branch),
-            base_sha,
+            ..ground
         })
+    }
+
+    /// May a branch be called like that?
+    async fn fit(&self, path: &Path, name: &str) -> Result<(), Failure> {
+        let full = format!("refs/heads/{name}");
+        let args = ["check-ref-format", &full];
+        if self.call(path, &args, LOCAL_MAX).await?.code == 0 {
+            return Ok(());
+        }
+        Err(invalid(format!(
+            "`{name}` is not a name that a branch can have"
+        )))
+    }
+
+    /// Brings the base branch up to date; its commit.
+    async fn fetch_base(&self, repository: &Repository) -> Result<String, Failure> {
+        let path = Path::new(&repository.path);
+        let base = &repository.base_branch;
+        self.fit(path, base).await?;
+        let remote_base = format!("refs/remotes/origin/{base}");
+        let refspec = format!("+refs/heads/{base}:{remote_base}");
+        let args = ["fetch", "--quiet", "--no-tags", "origin", &refspec];
+        let said = self.remote(path, &args, FETCH_TRIES_MAX).await?;
+        if said.code != 0 {
+            return Err(self.unreachable(repository, &said));
+        }
+        let commit = format!("{remote_base}^{{commit}}");
+        self.ask(path, &["rev-parse", "--verify", &commit]).await
     }
 
     /// Makes the worktree; what a broken attempt at it left is cleared away.
@@ -209,23 +214,34 @@ impl Git {
             })?;
         }
         let place = worktree.to_string_lossy().into_owned();
-        let mut args = vec!["worktree", "add", "--quiet"];
-        match &ground.branch {
+        let path = Path::new(&repository.path);
+        let add = ["worktree", "add", "--quiet"];
+        let at = [place.as_str(), ground.base_sha.as_str()];
+        let detached = [&add[..], &["--detach"], &at].concat();
+        let said = match &ground.branch {
             // The name was free when it was chosen: a branch of that name is our own beginning.
-            Some(branch) => args.extend(["--no-track", "-B", branch]),
-            None => args.push("--detach"),
-        }
-        args.extend([place.as_str(), ground.base_sha.as_str()]);
-        let said = self
-            .call(Path::new(&repository.path), &args, REMOTE_MAX)
-            .await?;
+            Some(branch) => {
+                let on = [&add[..], &["--no-track", "-B", branch], &at].concat();
+                let said = self.call(path, &on, REMOTE_MAX).await?;
+                // A branch that is mended may still have the worktree that it was made in.
+                if said.code != 0 && said.err.contains("already used by worktree") {
+                    self.call(path, &detached, REMOTE_MAX).await?
+                } else {
+                    said
+                }
+            }
+            None => self.call(path, &detached, REMOTE_MAX).await?,
+        };
         if said.code != 0 {
             return Err(invalid(format!(
                 "no worktree can be made: {}",
                 said.complaint()
             )));
         }
-        Ok(())
+        match &ground.merged_sha {
+            Some(sha) => self.merge_in(worktree, sha).await,
+            None => Ok(()),
+        }
     }
 
     /// Removes a worktree; its branch stays.
@@ -297,43 +313,50 @@ impl Git {
         let mut args = vec!["add", "--all", "--", ":/"];
         args.extend(leave.iter().map(String::as_str));
         self.ask(worktree, &args).await?;
-        if !self
-            .same(worktree, &["diff", "--cached", "--quiet"])
-            .await?
-        {
-            let mut args = Vec::new();
-            let known = [
-                "-c",
-                "user.useConfigOnly=true",
-                "var",
-                "GIT_COMMITTER_IDENT",
-            ];
-            let name = format!("user.name={AUTHOR_NAME}");
-            let email = format!("user.email={AUTHOR_EMAIL}");
-            if self.call(worktree, &known, LOCAL_MAX).await?.code != 0 {
-                args.extend(["-c", &name, "-c", &email]);
-            }
+        let merging = self.is_merging(worktree).await?;
+        let staged = ["diff", "--cached", "--quiet"];
+        if merging || !self.same(worktree, &staged).await? {
+            let who = self.who(worktree).await?;
+            let mut args: Vec<&str> = who.iter().map(String::as_str).collect();
             args.extend(["commit", "--quiet", "--no-verify", "--message", message]);
             self.ask(worktree, &args).await?;
         }
         let head = self
             .ask(worktree, &["rev-parse", "--verify", "HEAD^{commit}"])
             .await?;
-        // Commits that come to nothing are no change either.
+        // Commits that come to nothing are no change either, but for a merge.
         let changed = head != base_sha
-            && !self
-                .same(worktree, &["diff", "--quiet", base_sha, &head])
-                .await?;
+            && (merging
+                || !self
+                    .same(worktree, &["diff", "--quiet", base_sha, &head])
+                    .await?);
         Ok(changed.then_some(head))
     }
 
-    /// Puts a file of the worktree's top folder back as it was in a commit,
+    /// Who commits, as arguments, where git knows nobody.
+    pub(crate) async fn who(&self, folder: &Path) -> Result<Vec<String>, Failure> {
+        let known = [
+            "-c",
+            "user.useConfigOnly=true",
+            "var",
+            "GIT_COMMITTER_IDENT",
+        ];
+        if self.call(folder, &known, LOCAL_MAX).await?.code == 0 {
+            return Ok(Vec::new());
+        }
+        let name = format!("user.name={AUTHOR_NAME}");
+        let email = format!("user.email={AUTHOR_EMAIL}");
+        Ok(["-c".to_owned(), name, "-c".to_owned(), email].into())
+    }
+
+    /// Puts a file of the worktree's top folder into a folder as it was in a commit,
     /// whatever is there by now. `None`: the commit has no such file.
     pub(crate) async fn restore(
         &self,
         worktree: &Path,
         sha: &str,
         name: &str,
+        into: &Path,
     ) -> Result<Option<PathBuf>, Failure> {
         // What an agent has put in place of an object does not count.
         const AS_IT_WAS: &str = "--no-replace-objects";
@@ -351,7 +374,7 @@ impl Git {
                 said.complaint()
             )));
         }
-        let path = worktree.join(name);
+        let path = into.join(name);
         put(&path, said.out.as_bytes(), mode.1)
             .map_err(|error| invalid(format!("`{}` cannot be written: {error}", path.display())))?;
         Ok(Some(path))
@@ -463,7 +486,7 @@ impl Git {
             .collect())
     }
 
-    fn unreachable(&self, repository: &Repository, said: &Said) -> Failure {
+    pub(crate) fn unreachable(&self, repository: &Repository, said: &Said) -> Failure {
         let (id, path) = (&repository.id, &repository.path);
         if said.err.contains("couldn't find remote ref") {
             return no_base(repository);
@@ -478,7 +501,7 @@ impl Git {
         }
     }
 
-    fn lock(&self, repository: &Repository) -> Arc<Mutex<()>> {
+    pub(crate) fn lock(&self, repository: &Repository) -> Arc<Mutex<()>> {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(locks.entry(PathBuf::from(&repository.path)).or_default())
     }

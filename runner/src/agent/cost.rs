@@ -18,6 +18,17 @@ pub(crate) struct Cost {
     pub(crate) guess: f64,
 }
 
+impl Cost {
+    /// The same without what the session had cost before, USD.
+    pub(crate) fn since(self, before: Option<f64>) -> Self {
+        let before = before.unwrap_or_default();
+        Self {
+            session: self.session.map(|it| (it - before).max(0.0)),
+            ..self
+        }
+    }
+}
+
 /// What the legs of a job have cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Spent {

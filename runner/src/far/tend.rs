@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use shared::issue::{Ending, Failure, FailureClass, Repository, RunId, Sight, Time, clip};
+use shared::issue::{
+    Ending, Failure, FailureClass, Repository, RunId, Sight, TaskKind, Time, clip,
+};
 use shared::ports::{Executor as _, Message, Told};
 use shared::runner::document::{Action, HEARTBEATS_PER_LEASE, HeartbeatDoc, JobDoc, ResultDoc};
 use tokio::sync::watch;
@@ -264,7 +266,9 @@ impl Tender {
         if self.repository(doc).is_none() {
             return wrong(self.without_repository(doc));
         }
-        if !self.agents.contains(&doc.agent.program) {
+        // A verifier runs commands.
+        let needs_agent = doc.task.kind != TaskKind::Verifier;
+        if needs_agent && !self.agents.contains(&doc.agent.program) {
             return wrong(format!(
                 "the runner `{}` has no agent program `{}`",
                 self.bonds.name,
@@ -496,7 +500,7 @@ impl Tender {
     async fn report(&self, hold: &Hold, ending: Ending) {
         let doc = &hold.doc;
         let mut result = ResultDoc::new(&self.bonds.name, doc.fence, &doc.branch, ending);
-        if result.pr_url.is_some()
+        if result.branch.is_some()
             && let Some(made) = self.executor.made(&hold.key).await
         {
             result.head_sha = Some(made.sha);

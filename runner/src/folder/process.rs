@@ -49,6 +49,9 @@ pub(crate) struct Terms {
     pub(crate) at: Time,
     /// The session that it takes up again.
     pub(crate) resume: Option<String>,
+    /// Of a session of an earlier run: what it had cost by then, USD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) taken_up: Option<f64>,
     /// What it may cost, USD.
     pub(crate) cost_max: Option<f64>,
     /// How many of the job's messages the agent had before …

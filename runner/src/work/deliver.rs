@@ -20,6 +20,8 @@ const OPEN_PAUSE: Duration = Duration::from_secs(1);
 const OPEN_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The agent's own words in a pull request, bytes.
 const BODY_BYTES_MAX: usize = 16 * 1024;
+/// The files with conflicts that are named.
+const FILES_SHOWN_MAX: usize = 10;
 /// The agent's own words in a sentence about its failure, bytes.
 const WORDS_BYTES_MAX: usize = 500;
 
@@ -45,6 +47,12 @@ pub(super) async fn deliver(
     let base = &site.base_sha;
     let prepared = folder.prepared().map_err(unusable)?;
     let leave = prepared.unwrap_or_default();
+    if let Some(merged) = &site.merged_sha {
+        let left = shop.git.unresolved(&site.worktree, base, merged).await?;
+        if !left.is_empty() {
+            return Err(unresolved(&left));
+        }
+    }
     let taken = shop.git.take(&site.worktree, base, &title, &leave);
     let Some(sha) = taken.await? else {
         return Err(Failure {
@@ -58,16 +66,41 @@ pub(super) async fn deliver(
     if stopped(folder, stop) || !still_ours(shop, job, stop).await {
         return Err(cancelled());
     }
+    if let Some(merged) = &site.merged_sha
+        && !shop.git.contains(&site.worktree, merged, &sha).await?
+    {
+        return Err(Failure {
+            class: FailureClass::Agent,
+            message: format!(
+                "the agent dropped the merge of the branch `{}`, which it was to bring to an end",
+                job.repository.base_branch
+            ),
+        });
+    }
     // Wherever the agent has left its branches, this is what it has made.
     folder.set_pushed(&sha).map_err(unusable)?;
     let wanted = site.branch.as_deref().unwrap_or(&job.branch);
-    let branch = shop.git.push(&site.worktree, &sha, base, wanted).await?;
+    let branch = if job.repair.is_some() {
+        let over = shop.git.push_over(&site.worktree, &sha, base, wanted);
+        over.await.map(|()| wanted.to_owned())?
+    } else {
+        shop.git.push(&site.worktree, &sha, base, wanted).await?
+    };
     if stopped(folder, stop) {
         return Err(cancelled());
     }
+    let result = RunResult {
+        branch: (branch != job.branch).then(|| branch.clone()),
+        changed: Some(true),
+        ..result
+    };
+    // No GitHub: the branch is all that is handed in.
+    if job.repository.slug.is_empty() {
+        return Ok(result);
+    }
     let ask = OpenAsk {
         slug: job.repository.slug.clone(),
-        branch: branch.clone(),
+        branch,
         base: job.repository.base_branch.clone(),
         title,
         body: body(job, &result.text),
@@ -80,10 +113,24 @@ pub(super) async fn deliver(
     };
     Ok(RunResult {
         pull_url: Some(opened.url),
-        branch: (branch != job.branch).then_some(branch),
-        changed: Some(true),
         ..result
     })
+}
+
+fn unresolved(files: &[String]) -> Failure {
+    let shown: Vec<String> = files
+        .iter()
+        .take(FILES_SHOWN_MAX)
+        .map(|it| format!("`{it}`"))
+        .collect();
+    let more = match files.len().saturating_sub(FILES_SHOWN_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Failure {
+        class: FailureClass::Agent,
+        message: format!("the agent left conflicts in {}{more}", shown.join(", ")),
+    }
 }
 
 fn unusable(error: io::Error) -> Failure {

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::attend::{Attended, Over, attend};
+use super::earlier::{Earlier, earlier};
 use super::mail::Mail;
 use super::{Shop, Stop, cancelled, lost, stopped};
 use crate::agent::{self, Agent, Cost, Seen, Spent, judge, spent};
@@ -75,17 +76,10 @@ impl Legs<'_> {
     /// Goes on to the end of the last leg.
     pub(super) async fn run(&self) -> io::Result<Brought> {
         if self.folder.legs()? == 0 {
-            let messages = self.folder.messages()?;
-            let terms = Terms {
-                agent: self.agent.name().to_owned(),
-                at: self.now(),
-                resume: None,
-                cost_max: self.job.cost_max,
-                had: 0,
-                told: messages.len(),
-                deaths: 0,
-            };
-            let prompt = words(&self.job.prompt, &messages);
+            let earlier = earlier(self.folder, self.job)?;
+            let repair = self.job.repair.as_ref().filter(|_| earlier.is_some());
+            let first = repair.map_or(&self.job.prompt, |it| &it.message);
+            let (terms, prompt) = self.first(first, earlier.as_ref())?;
             if let Err(failure) = self.make(1, terms, &prompt)? {
                 return Ok(Brought {
                     result: Err(failure),
@@ -109,8 +103,26 @@ impl Legs<'_> {
                     }
                 }
             };
+            let session = past.account.session.or(past.terms.resume);
+            let result = result.map(|it| RunResult { session, ..it });
             return Ok(Brought { result, spent: sum });
         }
+    }
+
+    /// What an agent is begun with, and told.
+    fn first(&self, words: &str, earlier: Option<&Earlier>) -> io::Result<(Terms, String)> {
+        let messages = self.folder.messages()?;
+        let terms = Terms {
+            agent: self.agent.name().to_owned(),
+            at: self.now(),
+            resume: earlier.map(|it| it.session.clone()),
+            taken_up: earlier.map(|it| it.cost),
+            cost_max: self.job.cost_max,
+            had: 0,
+            told: messages.len(),
+            deaths: 0,
+        };
+        Ok((terms, self::words(words, &messages)))
     }
 
     /// Makes a leg ready. It is started by whoever attends to it.
@@ -170,7 +182,7 @@ impl Legs<'_> {
         };
         let cut = !matches!(&attended.over, Over::Exited(exit) if exit.why == ExitWhy::Exited);
         // Of one that was cut off, the last figure is not the last word.
-        let told = seen.spent(cut);
+        let told = seen.spent(cut).map(|it| it.since(terms.taken_up));
         let account = Account {
             session: seen.session.clone(),
             cost: told.or(unbegun.then(Cost::default)),
@@ -221,6 +233,17 @@ impl Legs<'_> {
         let result = match self.judged(past, exit) {
             Ok(_) if stopped(self.folder, self.stop) => return Ok(Then::End(Err(cancelled()))),
             Ok(result) => result,
+            Err(failure) if self.forgot_the_earlier(past, exit, &failure) => {
+                let why = &failure.message;
+                info!(key = self.job.key, "the agent begins anew: {why}");
+                let account = Account {
+                    cost: past.account.cost.or(Some(Cost::default())),
+                    ..past.account.clone()
+                };
+                self.folder.leg(past.n).set_account(&account)?;
+                let (terms, words) = self.first(&self.job.prompt, None)?;
+                return Ok(Then::Leg(terms, words));
+            }
             Err(failure) => return Ok(Then::End(Err(failure))),
         };
         let waiting = self.mail.waiting(exit.told)?;
@@ -244,6 +267,14 @@ impl Legs<'_> {
                 })))
             }
         }
+    }
+
+    /// Could it not even begin to go on with what an earlier run has made?
+    fn forgot_the_earlier(&self, past: &Past, exit: &Exit, failure: &Failure) -> bool {
+        let at_once = past.terms.taken_up.is_some() && past.n == 1 && !past.account.spoke;
+        let by_itself = exit.why == ExitWhy::Exited && exit.signal.is_none();
+        let perhaps = matches!(failure.class, FailureClass::Lost | FailureClass::Invalid);
+        at_once && by_itself && perhaps && !stopped(self.folder, self.stop)
     }
 
     fn judged(&self, past: &Past, exit: &Exit) -> Result<RunResult, Failure> {

@@ -17,6 +17,8 @@ pub(crate) struct Watcher {
     /// The leg that it is at, from 1.
     leg: usize,
     tail: Option<(&'static dyn Agent, Tail)>,
+    /// [`crate::folder::Terms::taken_up`].
+    taken_up: Option<f64>,
     /// What the legs before have cost.
     before: Vec<Option<Cost>>,
     session: Option<String>,
@@ -33,6 +35,7 @@ impl Watcher {
             }
             self.leg += 1;
             let terms = super::legs::terms(&folder.leg(self.leg))?;
+            self.taken_up = terms.taken_up;
             let tail = Tail::new(folder.leg(self.leg).output());
             self.tail = known(&terms.agent).ok().map(|agent| (agent, tail));
         }
@@ -41,7 +44,8 @@ impl Watcher {
         };
         tail.read(*agent, LOOK_BYTES_MAX)?;
         let seen = &tail.seen;
-        let costs = self.before.iter().copied().chain([seen.spent(false)]);
+        let now = seen.spent(false).map(|it| it.since(self.taken_up));
+        let costs = self.before.iter().copied().chain([now]);
         Ok(Some(Progress {
             note: seen.note.clone(),
             session: seen.session.clone().or(self.session.clone()),

@@ -3,8 +3,8 @@
 //! it is removed. One that fails, or takes too long, is told in the log and holds
 //! up nothing.
 //!
-//! They run with bash, in the worktree, under a supervisor, in the agent's
-//! environment and three variables more; so no secret of ours is in it. What
+//! They run with bash, in the worktree, under a supervisor, in the environment of
+//! what works there and three variables more; so no secret of ours is in it. What
 //! they leave running is killed.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use super::attend::{Over, attend};
 use super::{Shop, Stop, stopped};
-use crate::agent::{Agent, find_program};
+use crate::agent::find_program;
 use crate::folder::{Exit, ExitWhy, Folder, Launch, Site};
 
 /// How long a script may take that prepares a worktree …
@@ -56,18 +56,18 @@ pub(super) async fn set_up(
     folder: &Folder,
     job: &Job,
     site: &Site,
-    agent: &dyn Agent,
+    env: &BTreeMap<String, String>,
     stop: &Stop,
 ) -> io::Result<Vec<String>> {
     let mut complaints = Vec::new();
     let home = shop.agent_env.home();
     let global = shop.setup_script.as_ref().map(|it| expand(it, home));
+    // A repository may have one that it does not keep in git.
     let own = [
-        site.worktree.join(SETUP),
+        theirs(shop, folder, job, site).await,
         Path::new(&job.repository.path).join(SETUP),
     ]
     .into_iter()
-    // A repository may have one that it does not keep in git.
     .find(|it| it.exists());
     for (name, script) in [(GLOBAL, global), (OWN, own)] {
         // One that was begun is seen to its end.
@@ -80,9 +80,23 @@ pub(super) async fn set_up(
             seconds_max: SETUP_SECONDS_MAX,
             heeds_stop: true,
         };
-        complaints.extend(run.in_worktree(shop, folder, job, site, agent).await?);
+        complaints.extend(run.in_worktree(shop, folder, job, site, env).await?);
     }
     Ok(complaints)
+}
+
+/// Where the repository's own script to prepare is. Where an agent has worked on the
+/// commit, it is the one that the base branch has.
+async fn theirs(shop: &Shop, folder: &Folder, job: &Job, site: &Site) -> PathBuf {
+    let Some(sha) = &site.scripts_sha else {
+        return site.worktree.join(SETUP);
+    };
+    let into = folder.path();
+    match shop.git.restore(&site.worktree, sha, SETUP, into).await {
+        Ok(_) => {}
+        Err(failure) => warn!(key = job.key, "{SETUP} is not run: {}", failure.message),
+    }
+    into.join(SETUP)
 }
 
 /// Runs what comes before a worktree is removed, as the commit has it that the
@@ -92,13 +106,13 @@ pub(super) async fn tear_down(
     folder: &Folder,
     job: &Job,
     site: &Site,
-    agent: &dyn Agent,
+    env: &BTreeMap<String, String>,
 ) -> io::Result<()> {
-    let script = match shop
+    let sha = site.scripts_sha.as_ref().unwrap_or(&site.base_sha);
+    let restored = shop
         .git
-        .restore(&site.worktree, &site.base_sha, TEARDOWN)
-        .await
-    {
+        .restore(&site.worktree, sha, TEARDOWN, &site.worktree);
+    let script = match restored.await {
         Ok(Some(script)) => Some(script),
         Ok(None) => Some(Path::new(&job.repository.path).join(TEARDOWN)).filter(|it| it.exists()),
         Err(failure) => {
@@ -112,7 +126,7 @@ pub(super) async fn tear_down(
         seconds_max: TEARDOWN_SECONDS_MAX,
         heeds_stop: false,
     };
-    run.in_worktree(shop, folder, job, site, agent).await?;
+    run.in_worktree(shop, folder, job, site, env).await?;
     Ok(())
 }
 
@@ -134,7 +148,7 @@ impl Run {
         folder: &Folder,
         job: &Job,
         site: &Site,
-        agent: &dyn Agent,
+        env: &BTreeMap<String, String>,
     ) -> io::Result<Option<String>> {
         let process = folder.process(self.name);
         let launch = match (process.launch()?, self.script) {
@@ -147,9 +161,8 @@ impl Run {
                     return Ok(Some(said));
                 }
                 let script = std::path::absolute(script)?;
-                let bash = find_program(Path::new("bash"), shop.agent_env.path());
                 let launch = Launch {
-                    program: bash.unwrap_or_else(|| BASH.into()),
+                    program: bash(shop),
                     args: vec![script.to_string_lossy().into_owned()],
                     cwd: site.worktree.clone(),
                     seconds_max: self.seconds_max,
@@ -162,7 +175,7 @@ impl Run {
             }
         };
         let script = launch.args.first().map_or("", String::as_str);
-        let mut env = shop.agent_env.of(agent);
+        let mut env = env.clone();
         env.extend(about(job));
         let attended = attend(shop, &process, &env).await?;
         let failed = match &attended.over {
@@ -185,6 +198,12 @@ impl Run {
     }
 }
 
+/// Where bash is.
+pub(super) fn bash(shop: &Shop) -> PathBuf {
+    let bash = find_program(Path::new("bash"), shop.agent_env.path());
+    bash.unwrap_or_else(|| BASH.into())
+}
+
 /// How a script failed, if it did.
 fn how(exit: &Exit, seconds_max: u64) -> Option<String> {
     Some(match (&exit.why, exit.code, exit.signal) {
@@ -203,7 +222,7 @@ fn how(exit: &Exit, seconds_max: u64) -> Option<String> {
 
 /// What scripts are told of the issue. Anybody may have written the title: it is
 /// a variable, and never a part of a command.
-fn about(job: &Job) -> BTreeMap<String, String> {
+pub(super) fn about(job: &Job) -> BTreeMap<String, String> {
     let clean = |text: &str| clip(&text.replace('\0', " "), TITLE_BYTES_MAX);
     [
         ("LINEAR_ISSUE_ID", clean(&job.issue.0)),

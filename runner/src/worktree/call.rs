@@ -16,7 +16,7 @@ use super::Git;
 use crate::process;
 
 /// How long a call may take that stays on this machine.
-pub(super) const LOCAL_MAX: Duration = Duration::from_secs(120);
+pub(crate) const LOCAL_MAX: Duration = Duration::from_secs(120);
 /// How long a call may take that speaks with the remote.
 pub(super) const REMOTE_MAX: Duration = Duration::from_secs(300);
 /// The pause before the remote is asked a second time; it doubles.
@@ -43,15 +43,15 @@ const OVERRIDES: [&str; 10] = [
 ];
 
 /// What git has said.
-pub(super) struct Said {
-    pub(super) code: i32,
-    pub(super) out: String,
-    pub(super) err: String,
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Git {
     /// A call whose exit code 1 means "they differ".
-    pub(super) async fn same(&self, folder: &Path, args: &[&str]) -> Result<bool, Failure> {
+    pub(crate) async fn same(&self, folder: &Path, args: &[&str]) -> Result<bool, Failure> {
         let said = self.call(folder, args, LOCAL_MAX).await?;
         match said.code {
             0 => Ok(true),
@@ -61,7 +61,7 @@ impl Git {
     }
 
     /// A call that must succeed; what it prints, trimmed.
-    pub(super) async fn ask(&self, folder: &Path, args: &[&str]) -> Result<String, Failure> {
+    pub(crate) async fn ask(&self, folder: &Path, args: &[&str]) -> Result<String, Failure> {
         let said = self.call(folder, args, LOCAL_MAX).await?;
         if said.code == 0 {
             Ok(said.out.trim().to_owned())
@@ -70,8 +70,23 @@ impl Git {
         }
     }
 
+    /// The same with variables of its own.
+    pub(crate) async fn ask_as(
+        &self,
+        folder: &Path,
+        args: &[&str],
+        env: &[(&str, String)],
+    ) -> Result<String, Failure> {
+        let said = self.call_once(folder, args, LOCAL_MAX, env).await?;
+        if said.code == 0 {
+            Ok(said.out.trim().to_owned())
+        } else {
+            Err(said.failure(args))
+        }
+    }
+
     /// A call over the network, more than once if the network is to blame.
-    pub(super) async fn remote(
+    pub(crate) async fn remote(
         &self,
         folder: &Path,
         args: &[&str],
@@ -92,7 +107,7 @@ impl Git {
     }
 
     /// A call that waits for whoever holds a lock of the repository.
-    pub(super) async fn call(
+    pub(crate) async fn call(
         &self,
         folder: &Path,
         args: &[&str],
@@ -100,14 +115,14 @@ impl Git {
     ) -> Result<Said, Failure> {
         let until = Instant::now() + LOCK_MAX;
         loop {
-            let said = self.call_once(folder, args, limit).await?;
+            let said = self.call_once(folder, args, limit, &[]).await?;
             if !said.locked() {
                 return Ok(said);
             }
             if Instant::now() >= until {
                 // Nobody but us works in a worktree of ours: this one was left by a crash.
                 return match said.stale_index().map(std::fs::remove_file) {
-                    Some(Ok(())) => self.call_once(folder, args, limit).await,
+                    Some(Ok(())) => self.call_once(folder, args, limit, &[]).await,
                     Some(Err(_)) | None => Ok(said),
                 };
             }
@@ -120,6 +135,7 @@ impl Git {
         folder: &Path,
         args: &[&str],
         limit: Duration,
+        env: &[(&str, String)],
     ) -> Result<Said, Failure> {
         let verb = verb(args);
         let mut command = Command::new("git");
@@ -139,6 +155,7 @@ impl Git {
                 ("GIT_EDITOR", "true"),
                 ("LC_ALL", "C"),
             ])
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -172,7 +189,7 @@ impl Git {
 }
 
 impl Said {
-    pub(super) fn complaint(&self) -> String {
+    pub(crate) fn complaint(&self) -> String {
         clip(self.err.trim(), SAID_BYTES_MAX)
     }
 
@@ -218,7 +235,7 @@ impl Said {
 
     /// What it means that the other side could not be spoken with: another run
     /// is worth its money only if that may be better then.
-    pub(super) fn class(&self) -> FailureClass {
+    pub(crate) fn class(&self) -> FailureClass {
         if self.refused() {
             FailureClass::Auth
         } else if self.code == 128 || self.locked() {
