@@ -3,13 +3,17 @@
 //!
 //! [`GitHub`] is a state machine without a clock; [`router`] is its HTTP skin.
 //! The repository below is a [`Repo`]: a bare git repository ([`Bare`]) or one
-//! in memory ([`Paper`]). No reviews, no branch protection, no merge queue.
+//! in memory ([`Paper`]). GraphQL and REST tell the same.
 
 pub mod app;
 mod bare;
+mod doors;
+mod graph;
 mod paper;
+mod people;
 mod place;
 mod repo;
+mod rules;
 mod skin;
 
 use std::collections::BTreeMap;
@@ -19,8 +23,10 @@ use jiff::{SignedDuration, Timestamp};
 
 pub use self::bare::Bare;
 pub use self::paper::Paper;
+pub use self::people::{Comment, Review};
 use self::place::Place;
-pub use self::repo::{Change, Merging, Method, Repo};
+pub use self::repo::{Change, Merging, Method, Repo, Touched};
+pub use self::rules::Rules;
 pub use self::skin::router;
 
 /// Tells a skin the time.
@@ -58,8 +64,23 @@ pub struct GitHub {
     pub exhausted_until: Option<Timestamp>,
     /// The App that may be used in place of the token.
     pub app: Option<app::App>,
+    pub graphql: GraphQl,
+    /// Requests over HTTP, by operation.
+    calls: BTreeMap<String, usize>,
+    /// Requests that were about a pull request, by slug and number.
+    asked: BTreeMap<(String, u64), usize>,
     /// By slug in lower case.
     places: BTreeMap<String, Place>,
+}
+
+/// Which GraphQL a server has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GraphQl {
+    Present,
+    /// Every document is answered with 404.
+    Absent,
+    /// One that does not know yet what is asked for.
+    Old,
 }
 
 /// A refusal, as GitHub answers it.
@@ -124,9 +145,13 @@ pub enum State {
 /// A check run of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckRun {
+    /// 0 until it is listed.
+    pub id: u64,
     pub name: String,
     /// `None`: it still runs.
     pub conclusion: Option<String>,
+    /// Title, summary and text of its report.
+    pub output: [Option<String>; 3],
 }
 
 /// A merge that was done.
@@ -149,6 +174,9 @@ impl GitHub {
             token: token.to_owned(),
             exhausted_until: None,
             app: None,
+            graphql: GraphQl::Present,
+            calls: BTreeMap::new(),
+            asked: BTreeMap::new(),
             places: BTreeMap::new(),
         }
     }
@@ -290,10 +318,35 @@ impl GitHub {
         let checks = self.place(slug)?.checks.entry(sha.to_owned()).or_default();
         checks.retain(|it| it.name != name);
         checks.push(CheckRun {
+            id: 0,
             name: name.into(),
             conclusion: conclusion.map(str::to_owned),
+            output: [const { None }; 3],
         });
         Ok(())
+    }
+
+    /// What a check run that was set says of itself: title, summary and text.
+    pub fn set_output(
+        &mut self,
+        slug: &str,
+        sha: &str,
+        name: &str,
+        output: [&str; 3],
+    ) -> Result<(), Denied> {
+        let checks = self.place(slug)?.checks.get_mut(sha);
+        let check = checks.and_then(|it| it.iter_mut().find(|it| it.name == name));
+        let check = check.ok_or_else(|| Denied::new(404, "Not Found"))?;
+        check.output = output.map(|it| Some(it.to_owned()));
+        Ok(())
+    }
+
+    /// What the job behind a check run has printed. Answers the check run's number.
+    pub fn set_log(&mut self, slug: &str, sha: &str, name: &str, log: &str) -> Result<u64, Denied> {
+        let place = self.place(slug)?;
+        let id = place.check_id(sha, name);
+        place.logs.insert(id, log.to_owned());
+        Ok(id)
     }
 
     /// Sets a commit status, over one of the same context.
@@ -323,20 +376,7 @@ impl GitHub {
     ) -> Result<Vec<CheckRun>, Denied> {
         let place = self.place(slug)?;
         place.refresh(now)?;
-        let mut checks = place.checks.get(sha).cloned().unwrap_or_default();
-        if let Some(pushed) = place.pushed.get(sha) {
-            for ci in &place.ci {
-                if checks.iter().all(|it| it.name != ci.name) {
-                    let over = now.duration_since(*pushed) >= ci.delay;
-                    let conclusion = over.then(|| ci.conclusion.clone());
-                    checks.push(CheckRun {
-                        name: ci.name.clone(),
-                        conclusion,
-                    });
-                }
-            }
-        }
-        Ok(checks)
+        Ok(place.checks_of(sha, now))
     }
 
     /// The commit statuses of a commit: context and state.
@@ -347,6 +387,27 @@ impl GitHub {
             .get(sha)
             .cloned()
             .unwrap_or_default())
+    }
+
+    /// Requests over HTTP, by operation.
+    pub fn calls(&self) -> &BTreeMap<String, usize> {
+        &self.calls
+    }
+
+    /// Requests that were about a pull request: a document that asks about many
+    /// counts for each.
+    pub fn asked(&self, slug: &str, number: u64) -> usize {
+        let asked = self.asked.get(&(slug.to_lowercase(), number));
+        asked.copied().unwrap_or_default()
+    }
+
+    fn count(&mut self, operation: &str) {
+        *self.calls.entry(operation.to_owned()).or_default() += 1;
+    }
+
+    fn count_pull(&mut self, slug: &str, number: u64) {
+        let key = (slug.to_lowercase(), number);
+        *self.asked.entry(key).or_default() += 1;
     }
 
     /// Every merge that was done, in all repositories, in order for each.

@@ -18,11 +18,10 @@ use crate::ports::{MergeAnswer, MergeAsk, UpdateAnswer, UpdateAsk};
 /// All requests of one merge or update together.
 const WRITE_SECONDS: u64 = 50;
 /// How long to wait before each look at a merge that GitHub makes in its own time.
-const LOOKS_AFTER: [Duration; 4] = [
+const LOOKS_AFTER: [Duration; 3] = [
     Duration::from_millis(200),
-    Duration::from_millis(800),
-    Duration::from_secs(2),
-    Duration::from_secs(3),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
 ];
 
 // A merge whose claim has lapsed would be made by two of us.

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context, bail, ensure};
 use jiff::Timestamp;
 
-use super::repo::{Change, Merging, Method, Repo};
+use super::repo::{Change, Merging, Method, Repo, Touched};
 
 /// The repository.
 #[derive(Clone, Debug)]
@@ -258,6 +258,65 @@ impl Repo for Bare {
         } else {
             Merging::BaseMoved
         })
+    }
+
+    fn files(&self, base: &str, head: &str) -> anyhow::Result<Vec<Touched>> {
+        let range = format!("{base}...{head}");
+        let told = self.expect(&["diff", "--name-status", "-M", "-z", &range], None, &[])?;
+        let mut fields = told.split('\0').filter(|it| !it.is_empty());
+        let mut files = Vec::new();
+        while let Some(status) = fields.next() {
+            let status = match status.as_bytes()[0] {
+                b'A' => "added",
+                b'D' => "removed",
+                b'R' => "renamed",
+                b'C' => "copied",
+                _ => "modified",
+            };
+            let mut path = || {
+                fields
+                    .next()
+                    .map(str::to_owned)
+                    .context("git names no file")
+            };
+            let first = path()?;
+            let (path, previous) = match status {
+                "renamed" | "copied" => (path()?, Some(first)),
+                _ => (first, None),
+            };
+            files.push(Touched {
+                path,
+                status,
+                previous,
+            });
+        }
+        Ok(files)
+    }
+
+    fn behind(&self, base: &str, head: &str) -> anyhow::Result<usize> {
+        let range = format!("{head}..{base}");
+        let count = self.expect(&["rev-list", "--count", &range], None, &[])?;
+        count.parse().context("git counts commits")
+    }
+
+    fn update(
+        &mut self,
+        branch: &str,
+        head: &str,
+        base: &str,
+        message: &str,
+        now: Timestamp,
+    ) -> anyhow::Result<Merging> {
+        // The same merge, the other way round.
+        self.merge(branch, head, base, Method::Merge, message, now)
+    }
+
+    fn delete(&mut self, branch: &str) -> anyhow::Result<bool> {
+        if self.head(branch)?.is_none() {
+            return Ok(false);
+        }
+        self.expect(&["update-ref", "-d", &reference(branch)], None, &[])?;
+        Ok(true)
     }
 
     fn commit(

@@ -7,7 +7,7 @@ use anyhow::Context;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::repo::{Change, Merging, Method, Repo};
+use super::repo::{Change, Merging, Method, Repo, Touched};
 
 /// Hex digits of a commit's name, as git has them.
 const SHA_DIGITS: usize = 40;
@@ -144,6 +144,36 @@ impl Repo for Paper {
         };
         self.branches.insert(branch.to_owned(), sha.clone());
         Ok(Merging::Done(sha))
+    }
+
+    fn files(&self, base: &str, head: &str) -> anyhow::Result<Vec<Touched>> {
+        let commits = self.between(base, head);
+        let paths: BTreeSet<&String> = commits.iter().flat_map(|it| &it.files).collect();
+        let touched = |path: &String| Touched {
+            path: path.clone(),
+            status: "modified",
+            previous: None,
+        };
+        Ok(paths.into_iter().map(touched).collect())
+    }
+
+    fn behind(&self, base: &str, head: &str) -> anyhow::Result<usize> {
+        Ok(self.between(head, base).len())
+    }
+
+    fn update(
+        &mut self,
+        branch: &str,
+        head: &str,
+        base: &str,
+        message: &str,
+        now: Timestamp,
+    ) -> anyhow::Result<Merging> {
+        self.merge(branch, head, base, Method::Merge, message, now)
+    }
+
+    fn delete(&mut self, branch: &str) -> anyhow::Result<bool> {
+        Ok(self.branches.remove(branch).is_some())
     }
 
     fn commit(

@@ -4,8 +4,17 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use super::people::{Comment, Review};
 use super::repo::{Merging, Method, Repo};
+use super::rules::{AsyncMerge, Rules};
 use super::{CheckRun, Ci, Denied, Merge, NewPull, Pull, State};
+
+/// How a merge comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Directly,
+    ThroughQueue,
+}
 
 /// A repository with what belongs to it.
 pub(super) struct Place {
@@ -23,6 +32,19 @@ pub(super) struct Place {
     /// So many of the next merges find that the base has just moved.
     pub(super) disturbed: u32,
     pub(super) archived: bool,
+    pub(super) rules: Rules,
+    /// Pull requests in the merge queue, in order, each with its head.
+    pub(super) queue: Vec<(u64, String)>,
+    /// Merges that were asked for and are still to be made, or have been.
+    pub(super) asyncs: Vec<AsyncMerge>,
+    /// Branches that will be brought up to date in a moment: the pull request's number.
+    pub(super) updates: Vec<u64>,
+    pub(super) reviews: Vec<Review>,
+    pub(super) comments: Vec<Comment>,
+    /// The numbers of check runs, by commit and name.
+    pub(super) check_ids: BTreeMap<(String, String), u64>,
+    /// What jobs have printed, by the number of their check run.
+    pub(super) logs: BTreeMap<u64, String>,
 }
 
 impl Place {
@@ -39,6 +61,14 @@ impl Place {
             refused: 0,
             disturbed: 0,
             archived: false,
+            rules: Rules::default(),
+            queue: Vec::new(),
+            asyncs: Vec::new(),
+            updates: Vec::new(),
+            reviews: Vec::new(),
+            comments: Vec::new(),
+            check_ids: BTreeMap::new(),
+            logs: BTreeMap::new(),
         }
     }
 
@@ -105,6 +135,7 @@ impl Place {
 
     /// Takes in what was pushed since the last look.
     pub(super) fn refresh(&mut self, now: Timestamp) -> Result<(), Denied> {
+        self.bring_up_to_date(now)?;
         for pull in self.pulls.iter_mut().filter(|it| it.state == State::Open) {
             let (head, base) = (self.repo.head(&pull.head)?, self.repo.head(&pull.base)?);
             let (Some(head), Some(base)) = (head, base) else {
@@ -148,6 +179,18 @@ impl Place {
         now: Timestamp,
     ) -> Result<String, Denied> {
         self.refresh(now)?;
+        self.merge_now(number, sha, method, title, now, Way::Directly)
+    }
+
+    pub(super) fn merge_now(
+        &mut self,
+        number: u64,
+        sha: Option<&str>,
+        method: Method,
+        title: &str,
+        now: Timestamp,
+        way: Way,
+    ) -> Result<String, Denied> {
         let at = self.index(number)?;
         let pull = self.pulls[at].clone();
         match pull.state {
@@ -164,6 +207,9 @@ impl Place {
                 409,
                 "Head branch was modified. Review and try the merge again.",
             ));
+        }
+        if way == Way::Directly {
+            self.check_rules(at, now)?;
         }
         let modified = || {
             Denied::new(

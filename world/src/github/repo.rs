@@ -24,6 +24,26 @@ pub trait Repo: Send {
         now: Timestamp,
     ) -> anyhow::Result<Merging>;
 
+    /// What `head` changes since it left `base`, by path.
+    fn files(&self, base: &str, head: &str) -> anyhow::Result<Vec<Touched>>;
+
+    /// How many commits `base` has that `head` lacks.
+    fn behind(&self, base: &str, head: &str) -> anyhow::Result<usize>;
+
+    /// Brings `base` into a branch by a merge commit, if the branch still points to
+    /// `head`.
+    fn update(
+        &mut self,
+        branch: &str,
+        head: &str,
+        base: &str,
+        message: &str,
+        now: Timestamp,
+    ) -> anyhow::Result<Merging>;
+
+    /// Deletes a branch. `false`: there is none.
+    fn delete(&mut self, branch: &str) -> anyhow::Result<bool>;
+
     /// Adds a commit to a branch, which is made from `base` where it is missing.
     fn commit(
         &mut self,
@@ -40,6 +60,16 @@ pub struct Change {
     pub message: String,
     /// Path and content.
     pub files: Vec<(String, String)>,
+}
+
+/// A file that was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Touched {
+    pub path: String,
+    /// GitHub's word: `added`, `modified`, `removed`, `renamed`, `copied`.
+    pub status: &'static str,
+    /// Its name before, where it was renamed or copied.
+    pub previous: Option<String>,
 }
 
 /// How a pull request becomes part of its base.

@@ -31,7 +31,10 @@ pub fn router(shared: Shared, faults: Faults) -> Router {
     Router::new()
         .route("/repos/{owner}/{repo}", get(repository))
         .route("/repos/{owner}/{repo}/pulls", get(pulls).post(open))
-        .route("/repos/{owner}/{repo}/pulls/{number}", get(pull))
+        .route(
+            "/repos/{owner}/{repo}/pulls/{number}",
+            get(pull).patch(super::doors::close),
+        )
         .route("/repos/{owner}/{repo}/pulls/{number}/merge", put(merge))
         .route(
             "/repos/{owner}/{repo}/commits/{sha}/check-runs",
@@ -39,6 +42,8 @@ pub fn router(shared: Shared, faults: Faults) -> Router {
         )
         .route("/repos/{owner}/{repo}/commits/{sha}/status", get(status))
         .with_state(skin.clone())
+        .merge(super::doors::router(skin.clone()))
+        .merge(super::graph::router(skin.clone()))
         .merge(super::app::router(skin))
 }
 
@@ -47,13 +52,14 @@ type Reply = Result<(u16, Value), Denied>;
 impl Skin {
     /// Lets in who has the token, then does the work away from the event loop:
     /// git takes its time.
-    async fn answer(
+    pub(super) async fn answer(
         &self,
         operation: &str,
         headers: &HeaderMap,
         work: impl FnOnce(&mut GitHub, Timestamp) -> Reply + Send + 'static,
     ) -> Response {
         let now = (self.shared.clock)();
+        self.shared.lock().count(operation);
         if let Some(refusal) = self.refusal(headers, now) {
             return refusal;
         }
@@ -180,8 +186,7 @@ async fn open(
             draft: body.draft,
         };
         let number = github.open_pull(&slug, &new, now)?;
-        let pull = github.pull(&slug, number, now)?;
-        Ok((201, full(&github.spelled(&slug)?, &pull)))
+        Ok((201, full(github, &slug, number, now)?))
     };
     skin.answer("open", &headers, work).await
 }
@@ -193,8 +198,8 @@ async fn pull(
 ) -> Response {
     let slug = format!("{owner}/{repo}");
     let work = move |github: &mut GitHub, now| {
-        let pull = github.pull(&slug, number, now)?;
-        Ok((200, full(&github.spelled(&slug)?, &pull)))
+        github.count_pull(&slug, number);
+        Ok((200, full(github, &slug, number, now)?))
     };
     skin.answer("pull", &headers, work).await
 }
@@ -214,6 +219,7 @@ async fn merge(
 ) -> Response {
     let slug = format!("{owner}/{repo}");
     let work = move |github: &mut GitHub, now| {
+        github.count_pull(&slug, number);
         let body: MergeBody = parse(&body)?;
         let method = Method::from_word(body.merge_method.as_deref().unwrap_or("merge"))
             .ok_or_else(|| Denied::new(422, "Invalid request. merge_method is not a method."))?;
@@ -229,9 +235,9 @@ async fn merge(
 }
 
 #[derive(Deserialize)]
-struct PageQuery {
-    per_page: Option<usize>,
-    page: Option<usize>,
+pub(super) struct PageQuery {
+    pub(super) per_page: Option<usize>,
+    pub(super) page: Option<usize>,
 }
 
 async fn check_runs(
@@ -320,20 +326,40 @@ fn short(slug: &str, pull: &Pull) -> Value {
     })
 }
 
-fn full(slug: &str, pull: &Pull) -> Value {
+/// A pull request on its own: with what it takes GitHub time to find out.
+pub(super) fn full(
+    github: &mut GitHub,
+    slug: &str,
+    number: u64,
+    now: Timestamp,
+) -> Result<Value, Denied> {
+    let pull = &github.pull(slug, number, now)?;
+    let slug = &github.spelled(slug)?;
     let mut value = short(slug, pull);
+    value["node_id"] = node_id(slug, number).into();
+    value["comments"] = github.comments(slug, number)?.len().into();
     value["merged"] = json!(pull.state == PullState::Merged);
     value["mergeable"] = json!(pull.mergeable);
-    value["mergeable_state"] = json!(match pull.mergeable {
-        None => "unknown",
-        Some(true) => "clean",
-        Some(false) => "dirty",
-    });
-    value
+    let state = github.place(slug)?.merge_state(pull, now)?;
+    value["mergeable_state"] = state.to_lowercase().into();
+    Ok(value)
 }
 
-fn check_run(sha: &str, check: &CheckRun) -> Value {
+/// By which GraphQL knows a pull request.
+pub(super) fn node_id(slug: &str, number: u64) -> String {
+    format!("PR_{slug}#{number}")
+}
+
+pub(super) fn pull_of_node(id: &str) -> Option<(String, u64)> {
+    let (slug, number) = id.strip_prefix("PR_")?.split_once('#')?;
+    Some((slug.to_owned(), number.parse().ok()?))
+}
+
+pub(super) fn check_run(sha: &str, check: &CheckRun) -> Value {
+    let [title, summary, text] = &check.output;
     json!({
+        "id": check.id,
+        "output": { "title": title, "summary": summary, "text": text },
         "name": check.name,
         "head_sha": sha,
         "status": if check.conclusion.is_some() { "completed" } else { "in_progress" },
@@ -342,7 +368,7 @@ fn check_run(sha: &str, check: &CheckRun) -> Value {
     })
 }
 
-fn page<T>(items: &[T], size: Option<usize>, number: Option<usize>) -> &[T] {
+pub(super) fn page<T>(items: &[T], size: Option<usize>, number: Option<usize>) -> &[T] {
     let size = size.unwrap_or(PAGE_SIZE).clamp(1, PAGE_SIZE_MAX);
     let from = number
         .unwrap_or(1)
@@ -353,7 +379,7 @@ fn page<T>(items: &[T], size: Option<usize>, number: Option<usize>) -> &[T] {
     &items[from..to]
 }
 
-fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Denied> {
+pub(super) fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Denied> {
     serde_json::from_slice(body)
         .map_err(|error| Denied::new(422, &format!("Invalid request. {error}")))
 }
