@@ -104,7 +104,7 @@ fn test(house: &House) -> Result<()> {
         ("format", &|| {
             house.check("cargo", &["fmt", "--all", "--check"])
         }),
-        ("agent program", &|| tools::agent_program(house)),
+        ("packages", &|| tools::packages(house)),
         ("second emulator", &|| tools::second_emulator(house)),
         ("clippy", &|| house.check("cargo", &clippy)),
         ("dependencies", &|| tools::deny(house)),

@@ -13,8 +13,8 @@ const GUARD_VERSION: &str = "3.2.1";
 /// Files of `tests/tools` that say exactly what is installed.
 const PACKAGE: [&str; 2] = ["package.json", "package-lock.json"];
 
-/// Installs the agent programs that the tests drive.
-pub(crate) fn agent_program(house: &House) -> Result<Outcome> {
+/// Installs the agent programs that the tests drive, and GitHub's examples of its deliveries.
+pub(crate) fn packages(house: &House) -> Result<Outcome> {
     let from = house.root.join("tests/tools");
     let to = house.tools();
     if !from.join(PACKAGE[1]).exists() {
