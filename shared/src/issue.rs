@@ -25,6 +25,7 @@ mod review;
 pub mod route;
 mod sight;
 mod state;
+mod sub_issue;
 mod tally;
 mod task;
 mod understand;
@@ -49,9 +50,10 @@ pub use self::owed::{Claim, Doubt, Due, How, Owed};
 pub use self::plan::{Complexity, Spec, TaskKind};
 pub use self::policy::{
     AgentPolicy, Brief, Briefing, MergeMethod, MergeMode, PROGRAM, Planning, Policy, Repository,
-    Strategy, Tools, Verbosity,
+    Strategy, SubIssue, Tools, Verbosity,
 };
 pub use self::state::{Issue, Phase, Telling, Watch};
+pub use self::sub_issue::{SUB_ISSUE_BYTES_MAX, SUB_ISSUES_MAX};
 pub use self::tally::{Tally, seconds};
 pub use self::task::{Mend, PlanWord, Pull, Shun, StopReason, Stopping, Task, TaskState};
 pub use self::verdict::{Check, CheckState, Opinion, PullFacts, PullState, Review};

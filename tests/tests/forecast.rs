@@ -45,6 +45,7 @@ fn policy() -> Policy {
         planning: Planning::Always,
         mode: None,
         bug: false,
+        sub_issues: None,
         strategy: Strategy::HybridSmart,
         merge: MergeMode::Auto,
         method: MergeMethod::Squash,

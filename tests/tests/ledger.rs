@@ -560,6 +560,7 @@ fn briefing(rules: &Rules) -> Briefing {
             planning: Planning::Always,
             mode: None,
             bug: false,
+            sub_issues: None,
             strategy: rules.strategy,
             merge: MergeMode::Auto,
             method: MergeMethod::Squash,

@@ -202,6 +202,7 @@ fn policy() -> Policy {
         planning: Planning::Always,
         mode: None,
         bug: false,
+        sub_issues: None,
         strategy: Strategy::HybridParallel,
         merge: MergeMode::Auto,
         method: MergeMethod::Squash,

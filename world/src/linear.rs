@@ -47,6 +47,7 @@ pub struct Linear {
     teams: Vec<Team>,
     issues: BTreeMap<String, Issue>,
     sessions: BTreeMap<String, Session>,
+    relations: Vec<Relation>,
     /// The ids of all activities there ever were, people's too.
     activity_ids: BTreeSet<String>,
     refused_duplicates: usize,
@@ -84,6 +85,10 @@ pub struct Issue {
     pub labels: Vec<String>,
     pub team: Team,
     pub state: State,
+    /// The id of the issue that it is a part of.
+    pub parent: Option<String>,
+    /// Where people have put it among the sub-issues of that one.
+    pub sort_order: Option<f64>,
     pub delegate: Option<String>,
     pub removed: bool,
 }
@@ -98,6 +103,17 @@ pub struct NewIssue {
     pub project: Option<String>,
     /// The key of its team; empty: the first one.
     pub team: String,
+    /// The issue that it is a part of, by id or identifier.
+    pub parent: Option<String>,
+    pub sort_order: Option<f64>,
+}
+
+/// A relation between two issues, by their ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Relation {
+    kind: &'static str,
+    issue: String,
+    related: String,
 }
 
 /// An agent session: one conversation of the app with people about an issue.
@@ -162,6 +178,7 @@ impl Linear {
             teams: Vec::new(),
             issues: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            relations: Vec::new(),
             activity_ids: BTreeSet::new(),
             refused_duplicates: 0,
             calls: Vec::new(),
@@ -200,6 +217,10 @@ impl Linear {
             .cloned();
         let team = team.ok_or(Refused::NotFound { entity: "Team" })?;
         let state = team.state("unstarted")?;
+        let parent = match &new.parent {
+            Some(name) => Some(self.issue(name)?.id.clone()),
+            None => None,
+        };
         let number = self
             .issues
             .values()
@@ -220,11 +241,33 @@ impl Linear {
             labels: new.labels,
             team,
             state,
+            parent,
+            sort_order: new.sort_order,
             delegate: None,
             removed: false,
         };
         self.issues.insert(id.clone(), issue);
         Ok(id)
+    }
+
+    /// Relates an issue to another one, as people do: `blocks`, `related`, …. Where
+    /// it blocks, the first one blocks the second.
+    pub fn relate(
+        &mut self,
+        issue: &str,
+        kind: &'static str,
+        related: &str,
+    ) -> Result<(), Refused> {
+        let (issue, related) = (
+            self.issue(issue)?.id.clone(),
+            self.issue(related)?.id.clone(),
+        );
+        self.relations.push(Relation {
+            kind,
+            issue,
+            related,
+        });
+        Ok(())
     }
 
     // ───────────────────────────── what the app may do ─────────────────────────────

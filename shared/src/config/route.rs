@@ -2,9 +2,11 @@
 //! The order of precedence is Cyrus's; where Cyrus would guess, the author is
 //! asked to say it.
 
+use std::collections::BTreeMap;
+
 use super::repository::LabelPrompt;
 use super::{RepositorySettings, Settings};
-use crate::issue::{Brief, Policy, Rules, TaskKind, clip};
+use crate::issue::{Brief, IssueId, Policy, Rules, SubIssue, TaskKind, clip};
 
 /// The longest name or branch of a tag, in bytes.
 const TAG_BYTES_MAX: usize = 200;
@@ -35,10 +37,8 @@ impl Settings {
             repository: ground,
             planning: self.planning.mode,
             mode,
-            bug: brief
-                .labels
-                .iter()
-                .any(|it| it.trim().eq_ignore_ascii_case(BUG_LABEL)),
+            bug: is_bug(&brief.labels),
+            sub_issues: self.planning.sub_issues.then(|| kinds(repository, brief)),
             strategy: self.strategy,
             merge: repository.merge,
             method: repository.method,
@@ -143,6 +143,21 @@ fn prompt(repository: &RepositorySettings, labels: &[String]) -> Option<&'static
         return Some("graphite-orchestrator");
     }
     super::file::MODES.into_iter().find(|mode| asks_for(mode))
+}
+
+fn is_bug(labels: &[String]) -> bool {
+    let is = |it: &String| it.trim().eq_ignore_ascii_case(BUG_LABEL);
+    labels.iter().any(is)
+}
+
+/// The kinds that the labels of sub-issues ask for. None is planned itself.
+fn kinds(repository: &RepositorySettings, brief: &Brief) -> BTreeMap<IssueId, TaskKind> {
+    let kind_of = |it: &SubIssue| {
+        let asked = prompt(repository, &lower(&it.labels)).map(kind);
+        let asked = asked.or(is_bug(&it.labels).then_some(TaskKind::Debugger))?;
+        (asked != TaskKind::Orchestrator).then(|| (it.id.clone(), asked))
+    };
+    brief.sub_issues.iter().filter_map(kind_of).collect()
 }
 
 fn kind(prompt: &str) -> TaskKind {

@@ -7,6 +7,7 @@ use jiff::SignedDuration;
 
 use super::judges::dismiss;
 use super::plan::{self, MAIN, PLAN, Way};
+use super::sub_issue;
 use super::sight::ended;
 use super::understand::settle;
 use super::validate::close;
@@ -28,6 +29,7 @@ pub fn advance(draft: &mut Draft) {
     } else if draft.issue.unserved.is_none() {
         prepare(draft);
         skip(draft);
+        sub_issue::follow(draft);
         dismiss(draft);
     }
     finish(draft);
@@ -157,6 +159,11 @@ fn prepare(draft: &mut Draft) {
     };
     if !draft.issue.tasks.is_empty() {
         return;
+    }
+    match sub_issue::tasks(&brief, &policy) {
+        Some(Ok(tasks)) => return sub_issue::lay(draft, &brief, tasks),
+        Some(Err(why)) => return draft.emit(Event::Unserved { why }),
+        None => {}
     }
     let (id, kind) = match plan::way(&brief, policy.planning, policy.mode, policy.bug) {
         Way::Planned => (PLAN, TaskKind::Orchestrator),

@@ -529,7 +529,16 @@ fn requested(issue: &mut Issue, key: Seq, effect: &Effect, at: Time) {
             to: super::Stage::Completed,
             issue: None,
         } => issue.completing = true,
-        Effect::Move { .. }
+        Effect::Move {
+            to,
+            issue: Some(sub),
+        } => {
+            let its = |it: &&mut Task| it.spec.issue.as_ref() == Some(sub);
+            if let Some(task) = issue.tasks.iter_mut().find(its) {
+                task.moved = Some(*to);
+            }
+        }
+        Effect::Move { issue: None, .. }
         | Effect::Fetch
         | Effect::Say { .. }
         | Effect::ShowPlan { .. }

@@ -14,7 +14,7 @@ pub const DESCRIPTION_CHARS_MAX: usize = 1_200;
 pub const ESTIMATE_MIN: f64 = 3.0;
 /// The longest prompt of one task, in bytes.
 pub const PROMPT_BYTES_MAX: usize = 32 * 1024;
-const TITLE_BYTES_MAX: usize = 200;
+pub(super) const TITLE_BYTES_MAX: usize = 200;
 const SUMMARY_BYTES_MAX: usize = 4 * 1024;
 const ID_CHARS_MAX: usize = 32;
 /// The most lines that `acceptance` and `paths` may have, and the most dependencies.
@@ -178,10 +178,7 @@ pub fn parse(answer: &str, tasks_max: usize) -> Result<Plan, PlanError> {
 fn check_task(task: &Spec) -> Result<(), PlanError> {
     let id = task.id.0.as_str();
     let shown = || super::clip(id, ID_CHARS_MAX);
-    let well_formed = |(at, c): (usize, char)| {
-        c.is_ascii_lowercase() || c.is_ascii_digit() || (at > 0 && c == '-')
-    };
-    if id.is_empty() || id.len() > ID_CHARS_MAX || !id.chars().enumerate().all(well_formed) {
+    if !is_id(id) {
         return Err(PlanError::BadId(shown()));
     }
     if id == PLAN || id == MAIN || id.starts_with(REVIEW_PREFIX) {
@@ -221,8 +218,16 @@ fn check_task(task: &Spec) -> Result<(), PlanError> {
     Ok(())
 }
 
+/// Is it of the form of a task's id?
+pub(super) fn is_id(id: &str) -> bool {
+    let well_formed = |(at, c): (usize, char)| {
+        c.is_ascii_lowercase() || c.is_ascii_digit() || (at > 0 && c == '-')
+    };
+    (1..=ID_CHARS_MAX).contains(&id.len()) && id.chars().enumerate().all(well_formed)
+}
+
 /// A circle in the graph, spelled out, if there is one.
-fn cycle(tasks: &[Spec]) -> Option<String> {
+pub(super) fn cycle(tasks: &[Spec]) -> Option<String> {
     let mut open: BTreeMap<&TaskId, &Spec> = tasks.iter().map(|task| (&task.id, task)).collect();
     loop {
         let free: Vec<_> = open

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::plan::MAIN;
-use super::{Spec, TaskKind, words_enum};
+use super::{IssueId, Spec, TaskKind, words_enum};
 
 /// After this long a job whose runner is silent is tried in the cloud instead.
 const PATIENCE_SECONDS: i64 = 60;
@@ -28,6 +28,34 @@ pub struct Brief {
     pub project: Option<String>,
     pub labels: Vec<String>,
     pub estimate: Option<f64>,
+    /// In the order in which people have put them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sub_issues: Vec<SubIssue>,
+}
+
+/// A part of the issue that people have made an issue of its own. Untrusted text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SubIssue {
+    pub id: IssueId,
+    pub identifier: String,
+    pub title: String,
+    pub description: String,
+    /// The type of its state in Linear.
+    pub state: String,
+    pub labels: Vec<String>,
+    /// The identifiers of the issues that block it.
+    pub blocked_by: Vec<String>,
+}
+
+impl SubIssue {
+    pub fn is_completed(&self) -> bool {
+        self.state == "completed"
+    }
+
+    /// People want no more of it.
+    pub fn is_dropped(&self) -> bool {
+        matches!(self.state.as_str(), "canceled" | "duplicate")
+    }
 }
 
 /// What the configuration says about one issue, recorded when work on it begins.
@@ -38,6 +66,10 @@ pub struct Policy {
     /// The mode that the issue's labels ask for, if any.
     pub mode: Option<TaskKind>,
     pub bug: bool,
+    /// What kind of task each sub-issue is, where its labels say so; `None`:
+    /// sub-issues are not looked at.
+    #[serde(default)]
+    pub sub_issues: Option<BTreeMap<IssueId, TaskKind>>,
     pub strategy: Strategy,
     pub merge: MergeMode,
     pub method: MergeMethod,
@@ -154,9 +186,17 @@ impl AgentPolicy {
             Some(other) if author.model.as_ref() != Some(&other) => Some(other),
             _ if self.program != PROGRAM => self.model,
             _ => {
-                let uses = |it: &&&str| author.model.as_ref().is_some_and(|model| model.contains(**it));
+                let uses = |it: &&&str| {
+                    author
+                        .model
+                        .as_ref()
+                        .is_some_and(|model| model.contains(**it))
+                };
                 let used = MODELS.iter().find(uses);
-                MODELS.iter().find(|it| Some(*it) != used).map(|it| (*it).to_owned())
+                MODELS
+                    .iter()
+                    .find(|it| Some(*it) != used)
+                    .map(|it| (*it).to_owned())
             }
         };
         self

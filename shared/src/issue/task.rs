@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::money::Reservation;
 use super::verdict::Finding;
-use super::{ExecutorKind, RunId, Seq, Spec, TaskKind, Time};
+use super::{ExecutorKind, RunId, Seq, Spec, Stage, TaskKind, Time};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Task {
@@ -63,6 +63,8 @@ pub struct Task {
     /// What a scoper answered.
     pub answer: Option<String>,
     pub not_before: Option<Time>,
+    /// Where its sub-issue was last moved to in Linear.
+    pub moved: Option<Stage>,
     pub started_at: Option<Time>,
     /// When its head was found good.
     pub validated_at: Option<Time>,
@@ -214,6 +216,7 @@ impl Task {
             finding: None,
             answer: None,
             not_before: None,
+            moved: None,
             started_at: None,
             validated_at: None,
             finished_at: None,

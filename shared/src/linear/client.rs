@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -26,11 +26,16 @@ use crate::ports::{Clock, PlanItem, PlanStatus, Tracker};
 use crate::stats;
 
 mod answer;
+mod sub_issues;
 mod token;
 
-/// One call, with the token that it may need first. The longest effect makes two.
+/// One call, with the token that it may need first. The longest effect that has no
+/// limit of its own makes two.
 const CALL_SECONDS_MAX: u64 = 20;
 const _: () = assert!(2 * (CALL_SECONDS_MAX as i64) < LEASE_SECONDS);
+/// Reading an issue and all its sub-issues.
+const READ_SECONDS_MAX: u64 = 50;
+const _: () = assert!((READ_SECONDS_MAX as i64) < LEASE_SECONDS);
 /// An answer is read up to here.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -62,8 +67,15 @@ pub struct Viewer {
 #[async_trait]
 impl Tracker for Client {
     async fn read(&self, issue: &IssueId) -> Result<Brief, Fault> {
-        let answer: IssueOf<BriefIssue> = self.call(ISSUE_BRIEF, json!({ "id": issue.0 })).await?;
-        Ok(answer.issue.into())
+        let limit = Duration::from_secs(READ_SECONDS_MAX);
+        tokio::time::timeout(limit, self.brief(issue))
+            .await
+            .unwrap_or_else(|_| {
+                let why = format!(
+                    "Linear did not tell the issue with its sub-issues within {READ_SECONDS_MAX} s"
+                );
+                Err(Fault::Transient { why })
+            })
     }
 
     async fn say(&self, id: Uuid, session: &SessionId, activity: &Activity) -> Result<(), Fault> {
@@ -158,6 +170,16 @@ impl Client {
             name: viewer.name,
             organization: organization.name,
         })
+    }
+
+    async fn brief(&self, issue: &IssueId) -> Result<Brief, Fault> {
+        let answer: IssueOf<BriefIssue> = self.call(ISSUE_BRIEF, json!({ "id": issue.0 })).await?;
+        let has_sub_issues = !answer.issue.children.nodes.is_empty();
+        let mut brief = Brief::from(answer.issue);
+        if has_sub_issues {
+            brief.sub_issues = self.sub_issues(issue).await?;
+        }
+        Ok(brief)
     }
 
     async fn update_session(&self, session: &SessionId, input: Value) -> Result<(), Fault> {
@@ -281,6 +303,7 @@ macro_rules! documents {
 
 documents! {
     ISSUE_BRIEF = "IssueBrief" in "issue_brief";
+    SUB_ISSUES = "SubIssues" in "sub_issues";
     ISSUE_STATE = "IssueState" in "issue_state";
     ISSUE_SET_STATE = "IssueSetState" in "issue_set_state";
     AGENT_ACTIVITY_CREATE = "AgentActivityCreate" in "agent_activity_create";
@@ -303,6 +326,7 @@ struct BriefIssue {
     team: Team,
     project: Option<Named>,
     labels: Nodes<Named>,
+    children: Nodes<IgnoredAny>,
 }
 
 impl From<BriefIssue> for Brief {
@@ -316,6 +340,7 @@ impl From<BriefIssue> for Brief {
             project: issue.project.map(|it| it.name),
             labels: issue.labels.nodes.into_iter().map(|it| it.name).collect(),
             estimate: issue.estimate,
+            sub_issues: Vec::new(),
         }
     }
 }

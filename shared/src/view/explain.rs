@@ -59,7 +59,12 @@ fn decided(event: &Event, starts: &BTreeMap<Seq, &TaskId>) -> Option<(&'static s
         Event::Unserved { why } => Some(("refuse", why.clone())),
         Event::Laid { tasks } => {
             let planned = tasks.iter().any(|it| it.kind == TaskKind::Orchestrator);
-            plain(if planned { "plan" } else { "one task" })
+            let given = tasks.iter().any(|it| it.issue.is_some());
+            plain(match (planned, given) {
+                (true, _) => "plan",
+                (false, true) => "the sub-issues are the plan",
+                (false, false) => "one task",
+            })
         }
         Event::Planned { .. } => plain("accept the plan"),
         Event::PlanRejected { why } => Some(("refuse the plan", why.clone())),

@@ -159,6 +159,7 @@ impl Policies for Outside {
             },
             mode: None,
             bug: false,
+            sub_issues: None,
             strategy: Strategy::CloudOnly,
             merge: MergeMode::Auto,
             method: MergeMethod::Squash,

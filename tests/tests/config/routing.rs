@@ -1,9 +1,12 @@
 //! Which repository and which rules an issue falls under.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use shared::config::Settings;
 use shared::issue::{
-    Brief, MergeMethod, MergeMode, Planning, Policy, Spec, Strategy, TaskKind, Verbosity,
+    Brief, IssueId, MergeMethod, MergeMode, Planning, Policy, Spec, Strategy, SubIssue, TaskKind,
+    Verbosity,
 };
 
 use super::{CONTRACT, CYRUS, load, merge, repository};
@@ -128,7 +131,7 @@ fn an_issue_that_nobody_serves_is_told_so() {
     );
     assert_eq!(
         policy(&repository(json!({ "githubUrl": null }))).expect_err("no forge"),
-        "repository `shop` has no `githubUrl`, and its clone at /nowhere has no origin that tells it: add the key in config.json"
+        "repository `shop` has no `githubUrl`, and without GitHub it is merged in its clone at /nowhere, which is not on this machine: add the key, or clone it there (config.json)"
     );
 }
 
@@ -173,6 +176,39 @@ fn labels_choose_the_mode() {
         } = policy.expect("a policy");
         assert_eq!((got, is_bug), (mode, bug), "{labels:?}");
     }
+}
+
+#[test]
+fn sub_issues_are_of_the_kind_that_their_labels_ask_for() {
+    let part = |number: u32, labels: &[&str]| SubIssue {
+        id: IssueId(number.to_string()),
+        identifier: format!("ENG-{number}"),
+        title: "A part".into(),
+        description: String::new(),
+        state: "unstarted".into(),
+        labels: labels.iter().map(|it| (*it).to_owned()).collect(),
+        blocked_by: Vec::new(),
+    };
+    let brief = Brief {
+        sub_issues: vec![
+            part(1, &["Bug"]),
+            part(2, &["PRD"]),
+            part(3, &["orchestrator"]),
+            part(4, &["web"]),
+        ],
+        ..brief("ENG-42")
+    };
+    let policy = load(CYRUS, &[]).expect("a configuration").settings;
+    let kinds = policy.policy(&brief).expect("a policy").sub_issues;
+    let expected = [
+        (IssueId::from("1"), TaskKind::Debugger),
+        (IssueId::from("2"), TaskKind::Scoper),
+    ];
+    assert_eq!(kinds, Some(BTreeMap::from(expected)));
+    // Switched off, they are not looked at.
+    let off = CYRUS.replacen('{', "{ \"planning\": { \"subIssues\": false },", 1);
+    let policy = load(&off, &[]).expect("a configuration").settings;
+    assert_eq!(policy.policy(&brief).expect("a policy").sub_issues, None);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! What the client does when Linear answers as it should.
 
 use serde_json::{Value, json};
-use shared::issue::{Activity, Brief, FailureClass, Fault, Stage};
+use shared::issue::{
+    Activity, Brief, FailureClass, Fault, IssueId, SUB_ISSUES_MAX, Stage, SubIssue,
+};
 use shared::linear::Viewer;
 use shared::ports::{PlanItem, PlanStatus, Tracker};
 use uuid::Uuid;
@@ -65,8 +67,87 @@ async fn an_issue_is_read_with_all_that_matters_for_the_work() {
         project: Some("Accounts".into()),
         labels: vec!["orchestrator".into(), "web".into()],
         estimate: Some(3.0),
+        sub_issues: Vec::new(),
     };
     assert_eq!(brief, expected);
+    assert_eq!(scene.linear().calls(), ["IssueBrief"]);
+}
+
+#[tokio::test]
+async fn sub_issues_are_read_with_their_blockers_page_by_page() {
+    let mut schemas = vec![schema::embedded()];
+    schemas.extend(schema::found().expect("a schema"));
+    for schema in schemas {
+        let scene = Scene::against(schema).await;
+        let part = |title: String, sort_order| NewIssue {
+            description: format!("Do {title}."),
+            title,
+            labels: vec!["bug".into()],
+            parent: Some(scene.issue.clone()),
+            sort_order,
+            ..NewIssue::default()
+        };
+        for number in 2..32 {
+            // The last one was put first.
+            let place = (number == 31).then_some(-1.0);
+            let part = part(format!("part {number}"), place);
+            scene.linear().add_issue(part).expect("the team is there");
+        }
+        let mut linear = scene.linear();
+        linear.relate("ENG-2", "blocks", "ENG-3").expect("both");
+        linear.relate("ENG-4", "related", "ENG-3").expect("both");
+        linear.relate("ENG-3", "blocks", "ENG-5").expect("both");
+        linear.move_to("ENG-2", "completed", noon()).expect("it");
+        linear.remove("ENG-6", noon()).expect("it");
+        drop(linear);
+
+        let brief = scene.client.read(&scene.issue.as_str().into()).await;
+        let all = brief.expect("a brief").sub_issues;
+        assert_eq!(
+            scene.linear().calls(),
+            ["IssueBrief", "SubIssues", "SubIssues"]
+        );
+        let mut numbers = vec![31];
+        numbers.extend((2..31).filter(|it| *it != 6));
+        let expected: Vec<String> = numbers.iter().map(|it| format!("ENG-{it}")).collect();
+        let names: Vec<&str> = all.iter().map(|it| it.identifier.as_str()).collect();
+        assert_eq!(names, expected);
+        let id = scene.linear().issue("ENG-3").expect("it").id.clone();
+        let third = SubIssue {
+            id: IssueId(id),
+            identifier: "ENG-3".into(),
+            title: "part 3".into(),
+            description: "Do part 3.".into(),
+            state: "unstarted".into(),
+            labels: vec!["bug".into()],
+            blocked_by: vec!["ENG-2".into()],
+        };
+        assert_eq!(all[2], third);
+        // Nobody works on what is closed.
+        assert!(all[1].is_completed() && all[1].description.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn one_sub_issue_more_than_there_may_be_is_enough() {
+    let scene = Scene::new().await;
+    for number in 0..130 {
+        let part = NewIssue {
+            title: format!("part {number}"),
+            parent: Some(scene.issue.clone()),
+            ..NewIssue::default()
+        };
+        scene.linear().add_issue(part).expect("the team is there");
+    }
+    let brief = scene.client.read(&scene.issue.as_str().into()).await;
+    assert_eq!(brief.expect("a brief").sub_issues.len(), SUB_ISSUES_MAX + 1);
+    assert_eq!(scene.linear().calls().len(), 6);
+    // A page that cannot be read is no short list.
+    scene
+        .faults
+        .next("SubIssues", world::faults::Trouble::DropBefore);
+    let brief = scene.client.read(&scene.issue.as_str().into()).await;
+    assert!(matches!(brief, Err(Fault::Transient { .. })), "{brief:?}");
 }
 
 #[tokio::test]

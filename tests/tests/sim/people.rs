@@ -360,6 +360,7 @@ fn policy(world: &mut World) -> Policy {
         },
         mode: None,
         bug: false,
+        sub_issues: None,
         strategy: rules.strategy,
         merge: if rng.u8(0..3) == 0 {
             MergeMode::Manual

@@ -112,7 +112,17 @@ impl Root<'_> {
         match field {
             "viewer" => Ok(json!({ "id": APP_USER, "name": "Cyrus" })),
             "organization" => Ok(json!({ "id": ORGANIZATION, "name": "Acme" })),
-            "issue" => linear.issue(id).map(issue),
+            "issue" => {
+                let found = linear.issue(id)?;
+                let mut told = issue(linear, found);
+                // Newest first, as Linear lists them where no order is asked for.
+                let mut children: Vec<&Issue> = linear.issues.values().collect();
+                children.retain(|it| it.parent.as_ref() == Some(&found.id) && !it.removed);
+                children.sort_by_key(|it| std::cmp::Reverse(it.number));
+                let nodes: Vec<Value> = children.iter().map(|it| issue(linear, it)).collect();
+                told["children"] = json!({ "nodes": nodes });
+                Ok(told)
+            }
             "issueUpdate" => {
                 only(input, &["stateId"])?;
                 linear.set_state(id, text(input, "stateId"))?;
@@ -220,8 +230,17 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn issue(issue: &Issue) -> Value {
+/// An issue without its sub-issues.
+fn issue(linear: &Linear, issue: &Issue) -> Value {
     let team = &issue.team;
+    let blockers = linear.relations.iter().filter(|it| it.related == issue.id);
+    let blockers: Vec<Value> = blockers
+        .filter_map(|it| {
+            let other = linear.issue(&it.issue).ok()?;
+            let other = json!({ "id": other.id, "identifier": other.identifier });
+            Some(json!({ "type": it.kind, "issue": other }))
+        })
+        .collect();
     let named = |name: &String| json!({ "name": name });
     let state = |it: &super::State| json!({ "id": it.id, "name": it.name, "type": it.kind, "position": it.position });
     let states: Vec<Value> = team.states.iter().map(state).collect();
@@ -235,6 +254,8 @@ fn issue(issue: &Issue) -> Value {
         "project": issue.project.as_ref().map(named),
         "labels": { "nodes": issue.labels.iter().map(named).collect::<Vec<_>>() },
         "state": state(&issue.state),
+        "subIssueSortOrder": issue.sort_order,
+        "inverseRelations": { "nodes": blockers },
         "team": {
             "id": team.id, "key": team.key, "name": team.name, "states": { "nodes": states },
         },
@@ -264,6 +285,21 @@ impl ObjectValue for Node {
     }
 }
 
+/// Leaves of a connection the part that was asked for; tells what comes after it.
+/// A cursor is the number of the nodes before it.
+fn page(nodes: &mut Vec<Value>, info: &ResolveInfo<'_>) -> Value {
+    let arguments = info.arguments();
+    let first = arguments.get("first").and_then(|it| it.as_u64());
+    let first = first.and_then(|it| usize::try_from(it).ok());
+    let after = arguments.get("after").and_then(|it| it.as_str());
+    let from = after.and_then(|it| it.parse().ok()).unwrap_or(0_usize);
+    let all = nodes.len();
+    nodes.drain(..from.min(all));
+    nodes.truncate(first.unwrap_or(FIRST));
+    let to = from + nodes.len();
+    json!({ "hasNextPage": to < all, "endCursor": (!nodes.is_empty()).then(|| to.to_string()) })
+}
+
 fn resolve<'a>(
     value: &Value,
     ty: &Type,
@@ -280,12 +316,8 @@ fn resolve<'a>(
         Value::Object(fields) if info.schema().get_object(ty.inner_named_type()).is_some() => {
             let mut fields = fields.clone();
             if let Some(Value::Array(nodes)) = fields.get_mut("nodes") {
-                let first = info.arguments().get("first").and_then(|it| it.as_u64());
-                nodes.truncate(
-                    first
-                        .and_then(|it| usize::try_from(it).ok())
-                        .unwrap_or(FIRST),
-                );
+                let page = page(nodes, info);
+                fields.insert("pageInfo".into(), page);
             }
             Ok(ResolvedValue::object(Node {
                 type_name: ty.inner_named_type().to_string(),

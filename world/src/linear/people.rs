@@ -306,6 +306,7 @@ fn whole(issue: &Issue, now: Timestamp) -> Value {
         "delegateId": issue.delegate, "delegate": delegate,
         "subscriberIds": [PERSON], "previousIdentifiers": [], "reactionData": [],
         "createdAt": moment(now), "updatedAt": moment(now), "addedToTeamAt": moment(now),
+        "parentId": issue.parent, "subIssueSortOrder": issue.sort_order,
     });
     let mut data: Map<String, Value> = UNSET
         .iter()

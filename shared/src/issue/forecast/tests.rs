@@ -16,6 +16,7 @@ fn policy(parallel_max: usize, attempts_max: u32) -> Policy {
         planning: Planning::Always,
         mode: None,
         bug: false,
+        sub_issues: None,
         strategy: Strategy::LocalOnly,
         merge: MergeMode::Auto,
         method: MergeMethod::Squash,
