@@ -55,7 +55,8 @@ pub(super) const ERRORS: &[Planted] = &[
               - Sid: Secrets
                 Effect: Allow
 ", By::Rule("only_orchestrator_reads_the_stream")),
-    planted("secret-in-the-open", r#"GITHUB_TOKEN: !Sub "${SecretStore}:${GitHubToken}""#, "GITHUB_TOKEN: !Ref GitHubToken", By::Rule("secrets_are_references")),
+    planted("secret-in-the-open", r#"!Sub "${SecretStore}:${GitHubToken}""#, "!Ref GitHubToken", By::Rule("secrets_are_references")),
+    planted("key-in-the-open", r#"!Sub "${SecretStore}:${GitHubAppKey}""#, "!Ref GitHubAppKey", By::Rule("secrets_are_references")),
     planted("choice-of-secrets-in-the-open", r#"!Sub "${SecretStore}:${RunnerToken}""#, "!Ref RunnerToken", By::Rule("secrets_are_references")),
     planted("api-without-token", r#"          CYRUS_API_TOKEN: !Sub "${SecretStore}:${CyrusApiToken}""#, "          NOTHING: nothing", By::Rule("webhook_is_never_without_a_token")),
     planted("logs-for-ever", "      RetentionInDays: !Ref LogRetentionDays\n", "", By::Rule("logs_end")),
