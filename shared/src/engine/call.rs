@@ -12,8 +12,7 @@ use super::Engine;
 use crate::issue::{
     AgentPolicy, Briefing, Due, Effect, ExecutorKind, FailureClass, Fault, How, Input, Issue,
     LEASE_SECONDS, Outcome, Pause, PlanWord, Policy, PullState, Seq, Task, TaskId, TaskKind,
-    commands, frame, verdict,
-    words,
+    commands, frame, verdict, words,
 };
 use crate::pause;
 use crate::ports::{
@@ -370,7 +369,12 @@ fn job(
 }
 
 /// How the agent of a task runs. A reviewer where the author has worked is another model.
-fn agent_of(policy: &Policy, task: &Task, of: Option<&Task>, executor: ExecutorKind) -> AgentPolicy {
+fn agent_of(
+    policy: &Policy,
+    task: &Task,
+    of: Option<&Task>,
+    executor: ExecutorKind,
+) -> AgentPolicy {
     let agent = policy.agent_for(&task.spec);
     let author = of.filter(|it| it.run.as_ref().is_some_and(|(at, _)| *at == executor));
     match author {

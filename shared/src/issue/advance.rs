@@ -7,8 +7,8 @@ use jiff::SignedDuration;
 
 use super::judges::dismiss;
 use super::plan::{self, MAIN, PLAN, Way};
-use super::sub_issue;
 use super::sight::ended;
+use super::sub_issue;
 use super::understand::settle;
 use super::validate::close;
 use super::{
@@ -137,7 +137,13 @@ fn close_pulls(draft: &mut Draft) {
         let unmerged = matches!(task.state, TaskState::Cancelled | TaskState::Failed);
         unmerged && !task.closing && task.spec.kind.makes_pull() && task.attempt > 0
     };
-    let left: Vec<TaskId> = draft.issue.tasks.iter().filter(left).map(|it| it.spec.id.clone()).collect();
+    let left: Vec<TaskId> = draft
+        .issue
+        .tasks
+        .iter()
+        .filter(left)
+        .map(|it| it.spec.id.clone())
+        .collect();
     for id in left {
         close(draft, &id, &words::closed(&draft.issue));
     }

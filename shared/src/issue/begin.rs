@@ -13,7 +13,8 @@ use super::route::{Ask, Choice, route};
 use super::state::{Consent, Waiting};
 use super::understand::tell;
 use super::{
-    Activity, Draft, Effect, Event, ExecutorKind, Issue, Shun, Task, TaskId, TaskKind, TaskState, words,
+    Activity, Draft, Effect, Event, ExecutorKind, Issue, Shun, Task, TaskId, TaskKind, TaskState,
+    words,
 };
 
 /// People are told when so many percent of a limit are spent.
@@ -203,7 +204,9 @@ fn goes_on(task: &Task, conditions: &Conditions) -> Option<Choice> {
     task.mend.as_ref()?;
     let (executor, _) = task.run.as_ref()?;
     let executor = *executor;
-    let takes = conditions.executor(executor).is_some_and(|it| it.down.is_none());
+    let takes = conditions
+        .executor(executor)
+        .is_some_and(|it| it.down.is_none());
     takes.then(|| Choice::Go {
         executor,
         why: words::mends_there().to_owned(),

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 
-use super::owed::{Doubt, Owed};
 use super::judges;
+use super::owed::{Doubt, Owed};
 use super::retry;
 use super::state::{Consent, Waiting};
 use super::task::Pull;
 use super::{
-    Activity, Claim, Effect, Event, Failure, FailureClass, Fault, Issue, Outcome, Record, Seq,
-    Mend, SessionId, Settled, Shun, Spec, StopReason, Stopping, Task, TaskId, TaskKind, TaskState, Then, Time, words,
+    Activity, Claim, Effect, Event, Failure, FailureClass, Fault, Issue, Mend, Outcome, Record,
+    Seq, SessionId, Settled, Shun, Spec, StopReason, Stopping, Task, TaskId, TaskKind, TaskState,
+    Then, Time, words,
 };
 
 /// Remembers one record.

@@ -8,9 +8,7 @@ use super::advance::stop;
 use super::plan::REVIEW_PREFIX;
 use super::understand::settle;
 use super::verdict::{Finding, Judged};
-use super::{
-    Draft, Event, Issue, Policy, Settled, Spec, Task, TaskId, TaskKind, TaskState, words,
-};
+use super::{Draft, Event, Issue, Policy, Settled, Spec, Task, TaskId, TaskKind, TaskState, words};
 
 /// An acceptance line that begins with this is a command.
 const COMMAND_PREFIX: &str = "$ ";
@@ -153,4 +151,3 @@ pub(super) fn dismiss(draft: &mut Draft) {
         }
     }
 }
-

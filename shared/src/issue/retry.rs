@@ -32,9 +32,8 @@ fn chosen(issue: &Issue, task: Option<&TaskId>) -> Result<Vec<TaskId>, String> {
             "{name} waits for people to merge or close its pull requests: retry it after that"
         ));
     }
-    let failed = |it: &&Task| {
-        matches!(it.state, TaskState::Failed | TaskState::Skipped) && !it.is_judge()
-    };
+    let failed =
+        |it: &&Task| matches!(it.state, TaskState::Failed | TaskState::Skipped) && !it.is_judge();
     let all: BTreeSet<TaskId> = issue
         .tasks
         .iter()

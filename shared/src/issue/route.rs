@@ -83,7 +83,10 @@ pub fn route(ask: &Ask<'_>, conditions: &Conditions) -> Choice {
     }
     let (executor, why) = preferred(ask, conditions);
     let down = down(executor, conditions);
-    let shun = ask.shuns.filter(|(at, _)| *at == executor).map(|(_, why)| why);
+    let shun = ask
+        .shuns
+        .filter(|(at, _)| *at == executor)
+        .map(|(_, why)| why);
     if down.is_none() && shun.is_none() {
         return Choice::Go {
             executor,

@@ -12,8 +12,8 @@ use super::money::{Scope, micros};
 use super::task::{PlanWord, Pull, Task, TaskState};
 use super::{
     Brief, CancelReason, Due, Effect, ExecutorKind, HELD_TRIES, IssueId, MergeMode, Owed, Policy,
-    Repository, RoundOutcome, RunId, STOP_AGAIN_SECONDS, UPDATES_MAX, Seq, SessionId, Tally, TaskId, TaskKind,
-    Time, Wait,
+    Repository, RoundOutcome, RunId, STOP_AGAIN_SECONDS, Seq, SessionId, Tally, TaskId, TaskKind,
+    Time, UPDATES_MAX, Wait,
 };
 
 /// One issue, folded from its log.

@@ -4,9 +4,9 @@
 use super::understand::{hold, settle, tell};
 use super::verdict::{self, Case, Red, Verdict};
 use super::{
-    Draft, Effect, Event, Failure, FailureClass, HEAD_GRACE_SECONDS, HELD_SECONDS, Issue, LOG_BYTES_MAX,
-    MergeMode, PULL_GRACE_SECONDS, PullFacts, QUEUE_GRACE_SECONDS, REASON_BYTES_MAX, Settled, Task,
-    TaskId, TaskKind, TaskState, Then, Time, clip, words,
+    Draft, Effect, Event, Failure, FailureClass, HEAD_GRACE_SECONDS, HELD_SECONDS, Issue,
+    LOG_BYTES_MAX, MergeMode, PULL_GRACE_SECONDS, PullFacts, QUEUE_GRACE_SECONDS, REASON_BYTES_MAX,
+    Settled, Task, TaskId, TaskKind, TaskState, Then, Time, clip, words,
 };
 
 pub(super) fn saw_pull(draft: &mut Draft, id: &TaskId, facts: Option<PullFacts>) {

@@ -128,7 +128,10 @@ pub enum Verdict {
     /// It is good, and only a person may merge it.
     Hand(String),
     /// It may be merged. `behind`: once it is up to date.
-    Green { why: String, behind: bool },
+    Green {
+        why: String,
+        behind: bool,
+    },
 }
 
 /// Why a commit is not good enough.

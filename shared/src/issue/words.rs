@@ -14,8 +14,8 @@ use super::{
 };
 
 pub use self::log::{plain, sentence};
-pub use self::merits::{repair, review_request};
 pub(super) use self::merits::*;
+pub use self::merits::{repair, review_request};
 pub(super) use self::terms::*;
 pub use super::verdict::short;
 
@@ -209,8 +209,14 @@ pub(super) fn ready(issue: &Issue, id: &TaskId) -> Option<Activity> {
     let url = task.pull.as_ref().map_or("", |it| &it.url);
     // A question to a person is said whatever the verbosity.
     Some(Activity::Thought(match &task.error {
-        Some(why) => format!("{} waits for a person to merge it, since {why}: {url}", named(task)),
-        None => format!("{} is validated and waits for your merge: {url}", named(task)),
+        Some(why) => format!(
+            "{} waits for a person to merge it, since {why}: {url}",
+            named(task)
+        ),
+        None => format!(
+            "{} is validated and waits for your merge: {url}",
+            named(task)
+        ),
     }))
 }
 

@@ -1,17 +1,20 @@
 //! Stories of one issue, told to the pure core: inputs in, log out.
 
+mod merits;
 mod retry;
 mod stage;
+mod sub_issues;
 mod terms;
 
 use shared::issue::{
-    Activity, CancelReason, Check, CheckState, Due, Effect, Ending, Failure, FailureClass, Fault,
-    How, Input, LEASE_SECONDS_MAX, MergeMode, Outcome, Policy, PullFacts, PullState, RunResult,
+    Activity, CancelReason, CheckState, Due, Effect, Ending, Failure, FailureClass, Fault, How,
+    Input, LEASE_SECONDS_MAX, MergeMode, Outcome, Policy, PullFacts, PullState, RunResult,
     SessionId, Sight, Strategy, TaskId, frame,
 };
 
 use self::stage::{
-    A, B_AFTER_A, Story, at, check, ended, failure, nothing_held, plan_of, planned, told_to,
+    A, B_AFTER_A, Story, at, check, checked, ended, failure, nothing_held, plan_of, planned,
+    told_to,
 };
 
 #[test]
@@ -170,7 +173,7 @@ fn a_run_that_turns_up_after_all_hope_is_stopped() {
         .issue
         .starts
         .iter()
-        .find(|(_, (task, _))| task.0 == "a")
+        .find(|(_, (task, ..))| task.0 == "a")
         .expect("a start")
         .0;
     let twin = Outcome::Started {
@@ -260,7 +263,7 @@ fn a_plan_that_is_none_is_sent_back_once() {
         .issue
         .task(&TaskId::from("plan"))
         .expect("the plan task");
-    let framed = frame::frame(&story.issue, plan, shared::issue::ExecutorKind::Local);
+    let framed = frame::frame(&story.issue, plan, shared::issue::ExecutorKind::Local, "");
     assert!(
         framed.contains("could not be used: the tasks depend on each other in a circle"),
         "{framed}"
@@ -488,10 +491,7 @@ fn only_green_is_green() {
     );
     assert_eq!(
         verdict(|facts, policy| {
-            facts.checks.push(Check {
-                name: "other".into(),
-                state: CheckState::Failed,
-            });
+            facts.checks.push(checked("other", CheckState::Failed));
             policy.required_checks = vec!["ci".into()];
         }),
         ("validating", true),
@@ -505,7 +505,7 @@ fn a_remark_goes_along_with_what_starts_later() {
     story.prompt("s1", "p1", "use tabs");
     check(story.prompt("s1", "p1", "use tabs"), &[]);
     let b = story.issue.task(&TaskId::from("b")).expect("b");
-    let framed = frame::frame(&story.issue, b, shared::issue::ExecutorKind::Codegen);
+    let framed = frame::frame(&story.issue, b, shared::issue::ExecutorKind::Codegen, "");
     assert!(
         framed.contains("- use tabs") && framed.contains("\ndo b\n"),
         "{framed}"

@@ -35,6 +35,7 @@ impl Story {
             planning: Planning::Always,
             mode: None,
             bug: false,
+            sub_issues: None,
             strategy: Strategy::HybridParallel,
             merge: MergeMode::Auto,
             method: MergeMethod::Squash,
@@ -155,7 +156,10 @@ impl Story {
                     | Effect::Link { .. }
                     | Effect::Move { .. }
                     | Effect::Tell { .. }
-                    | Effect::Stop { .. } => Outcome::Done,
+                    | Effect::Stop { .. }
+                    | Effect::Update { .. }
+                    | Effect::Close { .. }
+                    | Effect::Prune { .. } => Outcome::Done,
                 };
                 sentences.extend(self.hear(Input::Performed {
                     key: it.key,
@@ -195,10 +199,12 @@ impl Story {
             body: format!("It does it.\n<!-- cyrus:ENG-42/{task} -->"),
             draft: false,
             mergeable: Some(true),
-            checks: vec![Check {
-                name: "ci".into(),
-                state: CheckState::Passed,
-            }],
+            checks: vec![checked("ci", CheckState::Passed)],
+            files: Some(vec!["src/lib.rs".into()]),
+            reviews: Vec::new(),
+            behind: false,
+            blocked: false,
+            queued: false,
         }
     }
 
@@ -220,6 +226,15 @@ impl Story {
 pub(crate) const A: &str = r#"{"id":"a","title":"A","kind":"builder","prompt":"do a"}"#;
 pub(crate) const B_AFTER_A: &str =
     r#"{"id":"b","title":"B","kind":"builder","prompt":"do b","depends_on":["a"]}"#;
+
+pub(crate) fn checked(name: &str, state: CheckState) -> Check {
+    Check {
+        name: name.into(),
+        state,
+        id: None,
+        says: String::new(),
+    }
+}
 
 pub(crate) fn check(got: Vec<String>, expected: &[&str]) {
     assert_eq!(got, expected);

@@ -130,7 +130,7 @@ fn expected(
 fn every_strategy_by_kind_size_health_and_purse() {
     let mut cases = 0;
     for strategy in Strategy::ALL.iter().copied() {
-        for kind in TaskKind::ALL.iter().copied() {
+        for kind in TaskKind::ALL.iter().copied().filter(|it| *it != TaskKind::Verifier) {
             for (complexity, isolation) in SIZES.iter().flat_map(|it| [(*it, false), (*it, true)]) {
                 for (health, purse) in HEALTH.iter().flat_map(|it| PURSES.map(|p| (*it, p))) {
                     let spec = spec(kind, complexity, isolation);
@@ -285,7 +285,7 @@ fn what_was_lost_goes_elsewhere_if_it_may() {
     let check = |strategy, spec: &Spec, lost, health, executor, instead_of, says: &str| {
         let ask = Ask {
             spec,
-            shuns: Some(lost),
+            shuns: Some((lost, Shun::Lost)),
             fits: ExecutorKind::ALL,
         };
         let Choice::Go {
@@ -305,7 +305,7 @@ fn what_was_lost_goes_elsewhere_if_it_may() {
     let moved = "last run there was lost: it goes to the cloud";
     check(smart, &small, Local, up, Codegen, Some(Local), moved);
     check(smart, &small, Codegen, up, Local, None, "stays");
-    let again = "once more after a lost run, because";
+    let again = "although its last run there was lost, because";
     let down = Health::CloudDown;
     check(smart, &small, Local, down, Local, None, "OUTAGE-codegen");
     check(smart, &apart, Codegen, up, Codegen, None, "isolation");
@@ -318,6 +318,79 @@ fn what_was_lost_goes_elsewhere_if_it_may() {
         Codegen,
         None,
         again,
+    );
+}
+
+#[test]
+fn what_was_not_accepted_and_what_is_judged_go_elsewhere_if_they_may() {
+    let small = spec(TaskKind::Reviewer, None, false);
+    for (shun, says) in [
+        (Shun::Rejected, "what was made there was not accepted"),
+        (Shun::Author, "what it judges was made there"),
+    ] {
+        let ask = |at| Ask {
+            spec: &small,
+            shuns: Some((at, shun)),
+            fits: ExecutorKind::ALL,
+        };
+        let both = conditions(Strategy::HybridSmart, Health::AllUp);
+        let Choice::Go { executor, .. } = route(&ask(Codegen), &both) else {
+            panic!("it waits")
+        };
+        assert_eq!(executor, Local);
+        let Choice::Go {
+            executor,
+            why,
+            instead_of,
+        } = route(&ask(Local), &both)
+        else {
+            panic!("it waits")
+        };
+        // Nothing is down for it.
+        assert_eq!((executor, instead_of), (Codegen, None), "{why}");
+        assert!(why.contains(says), "{why}");
+        let local = conditions(Strategy::LocalOnly, Health::AllUp);
+        let Choice::Go { executor, why, .. } = route(&ask(Local), &local) else {
+            panic!("it waits")
+        };
+        assert_eq!((executor, why.contains(says)), (Local, true), "{why}");
+    }
+}
+
+#[test]
+fn commands_run_on_the_teams_machines_or_wait_for_them() {
+    let verifier = spec(TaskKind::Verifier, None, false);
+    let ask = Ask {
+        spec: &verifier,
+        shuns: Some((Local, Shun::Author)),
+        fits: &[],
+    };
+    let up = conditions(Strategy::CloudOnly, Health::AllUp);
+    let went = route(&ask, &up);
+    assert!(
+        matches!(
+            went,
+            Choice::Go {
+                executor: Local,
+                ..
+            }
+        ),
+        "{went:?}"
+    );
+    let mut down = up;
+    for it in &mut down.executors {
+        it.down = Some("OUTAGE".into());
+    }
+    let waits = route(&ask, &down);
+    assert!(
+        matches!(
+            waits,
+            Choice::Wait {
+                executor: Local,
+                ..
+            }
+        ),
+        "{waits:?}"
     );
 }
 

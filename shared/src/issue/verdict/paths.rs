@@ -19,7 +19,14 @@ const SECRET_NAMES: [&str; 10] = [
 ];
 /// … and by their ends.
 const SECRET_ENDS: [&str; 8] = [
-    ".pem", ".key", ".p12", ".pfx", ".jks", ".keystore", ".kdbx", ".ppk",
+    ".pem",
+    ".key",
+    ".p12",
+    ".pfx",
+    ".jks",
+    ".keystore",
+    ".kdbx",
+    ".ppk",
 ];
 /// What lies in these folders is the secret of whoever works here.
 const SECRET_FOLDERS: [&str; 3] = [".ssh/", ".aws/", ".gnupg/"];
@@ -31,7 +38,10 @@ pub(super) fn any_matches(globs: &[String], path: &str) -> bool {
         let glob = glob.trim().trim_start_matches("./").trim_start_matches('/');
         let below = glob.trim_end_matches('/');
         glob_match(glob, path)
-            || (!below.is_empty() && path.strip_prefix(below).is_some_and(|it| it.starts_with('/')))
+            || (!below.is_empty()
+                && path
+                    .strip_prefix(below)
+                    .is_some_and(|it| it.starts_with('/')))
     })
 }
 

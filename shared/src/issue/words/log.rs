@@ -122,7 +122,11 @@ pub fn sentence(event: &Event) -> String {
             format!("a {judge} is asked about {} of `{task}`", short(sha))
         }
         Event::Judged { task, finding } => {
-            let opinion = if finding.approves { "accepts" } else { "does not accept" };
+            let opinion = if finding.approves {
+                "accepts"
+            } else {
+                "does not accept"
+            };
             format!(
                 "`{task}` {opinion} {}: {}",
                 short(&finding.sha),
@@ -141,7 +145,11 @@ pub fn sentence(event: &Event) -> String {
             why,
             behind,
         } => {
-            let once = if *behind { " once it is up to date" } else { "" };
+            let once = if *behind {
+                " once it is up to date"
+            } else {
+                ""
+            };
             format!("{} of `{task}` may be merged{once}: {why}", short(sha))
         }
         Event::Readied { task, why: None } => format!("`{task}` waits for a person's merge"),
@@ -188,7 +196,11 @@ pub fn plain(event: &Event) -> String {
         Event::Retried { task, .. } => format!("`{task}` is tried again"),
         Event::Settled { task, verdict, .. } => format!("`{task}` {verdict}"),
         Event::Judged { task, finding } => {
-            let opinion = if finding.approves { "accepts" } else { "does not accept" };
+            let opinion = if finding.approves {
+                "accepts"
+            } else {
+                "does not accept"
+            };
             format!("`{task}` {opinion} {}", short(&finding.sha))
         }
         Event::Rejected { task, sha, .. } => format!("{} of `{task}` is not accepted", short(sha)),

@@ -40,7 +40,10 @@ pub(in super::super) fn begun_afresh(issue: &Issue, id: &TaskId) -> Option<Activ
     aloud(
         issue,
         Activity::Action {
-            action: format!("Attempt {} was not accepted, beginning afresh", task.attempt),
+            action: format!(
+                "Attempt {} was not accepted, beginning afresh",
+                task.attempt
+            ),
             parameter: named(task),
             result: task.error.clone(),
         },
@@ -91,12 +94,18 @@ fn count(n: u32, what: &str) -> String {
 
 /// On a pull request that another attempt will replace.
 pub(in super::super) fn superseded(why: &str) -> String {
-    format!("This is not good enough ({why}), and is begun afresh: another pull request will follow.")
+    format!(
+        "This is not good enough ({why}), and is begun afresh: another pull request will follow."
+    )
 }
 
 /// On a pull request of an issue that nobody wants any more.
 pub(in super::super) fn closed(issue: &Issue) -> String {
-    format!("{}: {}. Nothing of this is merged.", issue.identifier, super::cancelled(issue))
+    format!(
+        "{}: {}. Nothing of this is merged.",
+        issue.identifier,
+        super::cancelled(issue)
+    )
 }
 
 /// What an agent reads whose work was not accepted. `log`: the end of what a check has
@@ -105,9 +114,15 @@ pub fn repair(issue: &Issue, task: &Task, executor: ExecutorKind, log: &str) -> 
     let Some(mend) = &task.mend else {
         return String::new();
     };
-    let base = issue.policy.as_ref().map_or("", |it| it.repository.base_branch.as_str());
+    let base = issue
+        .policy
+        .as_ref()
+        .map_or("", |it| it.repository.base_branch.as_str());
     let branch = task.branch.as_deref().unwrap_or_default();
-    let mut text = format!("What you made on the branch `{branch}` is not accepted yet: {}.\n", mend.why);
+    let mut text = format!(
+        "What you made on the branch `{branch}` is not accepted yet: {}.\n",
+        mend.why
+    );
     for (what, said) in [("detail", mend.detail.as_str()), ("log", log)] {
         if !said.trim().is_empty() {
             // Nobody's words can close their own quotation.
@@ -127,7 +142,9 @@ pub fn repair(issue: &Issue, task: &Task, executor: ExecutorKind, log: &str) -> 
         (false, _) => "Find the cause and mend it. ".into(),
     });
     text.push_str(match executor {
-        ExecutorKind::Local => "Leave your changes in the worktree; they are committed and pushed for you.\n",
+        ExecutorKind::Local => {
+            "Leave your changes in the worktree; they are committed and pushed for you.\n"
+        }
         ExecutorKind::Codegen => "Push to the same branch; open no other pull request.\n",
     });
     text
@@ -167,6 +184,10 @@ pub fn review_request(issue: &Issue, judge: &Task) -> String {
 
 /// Why the log says that a task was sent back.
 pub(super) fn rejected(task: &TaskId, sha: &str, why: &str, mends: bool) -> String {
-    let then = if mends { "is sent back" } else { "is begun afresh" };
+    let then = if mends {
+        "is sent back"
+    } else {
+        "is begun afresh"
+    };
     format!("`{task}` {then}, {} is not accepted: {why}", short(sha))
 }
