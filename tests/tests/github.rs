@@ -5,15 +5,19 @@ mod common;
 mod merging;
 #[path = "github/reading.rs"]
 mod reading;
+#[path = "github/upkeep.rs"]
+mod upkeep;
+#[path = "github/ways.rs"]
+mod ways;
 
 use std::sync::Arc;
 
 use shared::github::{Client, Options};
-use shared::issue::{Fault, MergeMethod, PullFacts};
+use shared::issue::{Fault, MergeMethod, PullFacts, Repository};
 use shared::ports::{Clock, Forge, MergeAnswer, MergeAsk, PullAsk, WhichPull};
 use tempfile::TempDir;
 use world::faults::{Faults, Trouble};
-use world::github::{Bare, Change, GitHub, NewPull, Repo, Shared, router};
+use world::github::{Bare, Change, GitHub, GraphQl, NewPull, Repo, Shared, router};
 use world::serve::Server;
 
 use common::Hands;
@@ -49,6 +53,13 @@ fn change(path: &str, content: &str) -> Change {
 }
 
 impl Stage {
+    /// A server without GraphQL, as some Enterprise servers are.
+    async fn rest() -> Self {
+        let stage = Self::new().await;
+        stage.github.lock().graphql = GraphQl::Absent;
+        stage
+    }
+
     async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let clock = Hands::new();
@@ -98,7 +109,7 @@ impl Stage {
         let mut answers = self
             .client
             .facts(&[PullAsk {
-                slug: SLUG.into(),
+                repository: repository(SLUG),
                 which,
             }])
             .await;
@@ -130,6 +141,14 @@ impl Stage {
     }
 }
 
+fn repository(slug: &str) -> Repository {
+    Repository {
+        slug: slug.into(),
+        base_branch: "main".into(),
+        ..Repository::default()
+    }
+}
+
 fn new(branch: &str) -> NewPull {
     NewPull {
         head: branch.into(),
@@ -142,8 +161,9 @@ fn new(branch: &str) -> NewPull {
 
 fn ask(number: u64, sha: &str, method: MergeMethod) -> MergeAsk {
     MergeAsk {
-        slug: SLUG.into(),
+        repository: repository(SLUG),
         number,
+        branch: BRANCH.into(),
         sha: sha.into(),
         method,
         title: "ENG-42: the API".into(),

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use jiff::Timestamp;
 use shared::issue::{FailureClass, MergeMethod, PullState};
-use shared::ports::{Clock, Forge, MergeAnswer, OpenAsk, Opened, WhichPull};
+use shared::ports::{Clock, Forge, MergeAnswer, OpenAsk, Opened, Publisher, WhichPull};
 use world::faults::Trouble;
 use world::github::{Bare, Merging, Method, NewPull, Paper, Repo};
 

@@ -8,7 +8,7 @@ use world::faults::Trouble;
 use world::github::Ci;
 
 use super::common::class;
-use super::{BRANCH, SLUG, Stage, TOKEN, client, new, status, transient};
+use super::{BRANCH, SLUG, Stage, TOKEN, client, new, repository, status, transient};
 
 #[tokio::test]
 async fn a_branch_leads_to_its_pull_request_with_all_its_facts() {
@@ -29,9 +29,11 @@ async fn a_branch_leads_to_its_pull_request_with_all_its_facts() {
             .set_status(SLUG, &sha, "deploy", "error")
             .expect("a status");
     }
-    let check = |name: &str, state| Check {
+    let check = |name: &str, state, id| Check {
         name: name.into(),
         state,
+        id,
+        says: String::new(),
     };
     let mut expected = PullFacts {
         number,
@@ -46,10 +48,15 @@ async fn a_branch_leads_to_its_pull_request_with_all_its_facts() {
         draft: false,
         mergeable: None,
         checks: vec![
-            check("test", CheckState::Passed),
-            check("lint", CheckState::Pending),
-            check("deploy", CheckState::Failed),
+            check("test", CheckState::Passed, Some(1)),
+            check("lint", CheckState::Pending, Some(2)),
+            check("deploy", CheckState::Failed, None),
         ],
+        files: Some(vec!["api.rs".into()]),
+        reviews: Vec::new(),
+        behind: false,
+        blocked: false,
+        queued: false,
     };
     let first = stage.facts(WhichPull::Branch(BRANCH.into())).await;
     assert_eq!(
@@ -149,7 +156,9 @@ async fn every_page_of_checks_is_read() {
         red,
         [&Check {
             name: "run 249".into(),
-            state: CheckState::Failed
+            state: CheckState::Failed,
+            id: Some(250),
+            says: String::new(),
         }]
     );
     stage.check();
@@ -211,11 +220,11 @@ async fn answers_come_in_the_order_of_the_questions() {
     for at in 0..12 {
         let (number, _) = stage.pull(&format!("branch-{at}"), &format!("{at}.rs"));
         asks.push(PullAsk {
-            slug: SLUG.into(),
+            repository: repository(SLUG),
             which: WhichPull::Number(number),
         });
     }
-    asks[5].slug = "acme/unknown".into();
+    asks[5].repository = repository("acme/unknown");
     asks[7].which = WhichPull::Branch("nowhere".into());
     let answers = stage.client.facts(&asks).await;
     let numbers: Vec<Option<u64>> = answers
@@ -231,7 +240,7 @@ async fn answers_come_in_the_order_of_the_questions() {
 
 #[tokio::test]
 async fn limits_ask_to_wait() {
-    let stage = Stage::new().await;
+    let stage = Stage::rest().await;
     let (number, sha) = stage.pull(BRANCH, "api.rs");
     let wait = |answer: Result<Option<PullFacts>, Fault>| match answer {
         Err(Fault::Busy {
@@ -278,7 +287,7 @@ async fn limits_ask_to_wait() {
 
 #[tokio::test]
 async fn refusals_say_what_to_do() {
-    let stage = Stage::new().await;
+    let stage = Stage::rest().await;
     let (number, _) = stage.pull(BRANCH, "api.rs");
     for (trouble, expected, word) in [
         (
@@ -326,27 +335,34 @@ async fn nonsense_and_outages_pass() {
         "[{\"number\":1}]",
         "\u{0}",
     ];
-    for operation in ["pulls", "pull", "check-runs", "status"] {
+    for operation in [
+        "pulls",
+        "pull",
+        "check-runs",
+        "status",
+        "compare",
+        "reviews",
+    ] {
         // A fresh one each, since a request that was given up may arrive late.
-        let stage = Stage::new().await;
+        let stage = Stage::rest().await;
         stage.pull(BRANCH, "api.rs");
         for trouble in [Trouble::Garbage, Trouble::DropBefore, status(503, "away")] {
             stage.faults.next(operation, trouble);
             transient(stage.facts(WhichPull::Branch(BRANCH.into())).await);
         }
         for body in bodies {
-            let body = body.to_owned();
             stage.faults.next(
                 operation,
                 Trouble::Status {
                     status: 200,
-                    body,
+                    body: body.to_owned(),
                     retry_after: None,
                 },
             );
             let answer = stage.facts(WhichPull::Branch(BRANCH.into())).await;
-            // An empty list of pull requests is a true one.
-            let none = operation == "pulls" && answer == Ok(None);
+            // An empty list of pull requests is a true one, and so is one of reviews.
+            let none = operation == "pulls" && answer == Ok(None)
+                || operation == "reviews" && body == "[]" && answer.is_ok();
             assert!(
                 none || matches!(answer, Err(Fault::Transient { .. })),
                 "{answer:?}"

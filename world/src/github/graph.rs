@@ -51,11 +51,32 @@ async fn graphql(State(skin): State<Skin>, headers: HeaderMap, body: Bytes) -> R
         match github.graphql {
             GraphQl::Absent => Err(Denied::new(404, "Not Found")),
             GraphQl::Old => Ok((200, undefined("Field 'isInMergeQueue' doesn't exist"))),
-            GraphQl::Present => Ok((200, execute(github, &request, now))),
+            GraphQl::Present => {
+                github.hold_still(now)?;
+                let reply = execute(github, &request, now);
+                github.go_on();
+                Ok((200, reply))
+            }
         }
     };
     let name = name.unwrap_or_else(|| "graphql".into());
     skin.answer(&name, &headers, work).await
+}
+
+impl GitHub {
+    fn hold_still(&mut self, now: Timestamp) -> Result<(), Denied> {
+        for place in self.places.values_mut() {
+            place.refresh(now)?;
+            place.still = true;
+        }
+        Ok(())
+    }
+
+    fn go_on(&mut self) {
+        for place in self.places.values_mut() {
+            place.still = false;
+        }
+    }
 }
 
 /// The name in `query Name(…`.

@@ -32,6 +32,8 @@ pub(super) struct Place {
     /// So many of the next merges find that the base has just moved.
     pub(super) disturbed: u32,
     pub(super) archived: bool,
+    /// Nobody pushes now: one document is answered from one state of things.
+    pub(super) still: bool,
     pub(super) rules: Rules,
     /// Pull requests in the merge queue, in order, each with its head.
     pub(super) queue: Vec<(u64, String)>,
@@ -61,6 +63,7 @@ impl Place {
             refused: 0,
             disturbed: 0,
             archived: false,
+            still: false,
             rules: Rules::default(),
             queue: Vec::new(),
             asyncs: Vec::new(),
@@ -135,6 +138,9 @@ impl Place {
 
     /// Takes in what was pushed since the last look.
     pub(super) fn refresh(&mut self, now: Timestamp) -> Result<(), Denied> {
+        if self.still {
+            return Ok(());
+        }
         self.bring_up_to_date(now)?;
         for pull in self.pulls.iter_mut().filter(|it| it.state == State::Open) {
             let (head, base) = (self.repo.head(&pull.head)?, self.repo.head(&pull.base)?);
