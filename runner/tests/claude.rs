@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde_json::json;
 use shared::issue::{FailureClass, TaskKind};
-use shared::ports::{Job, Told};
+use shared::ports::{Job, Repair, Told};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use world::model::{self, Conversation, Model, Reply};
@@ -95,6 +95,61 @@ async fn a_change_by_the_real_program_becomes_a_pull_request() {
         "the prompt arrives verbatim"
     );
     assert_eq!(seen[0].key.as_deref(), Some("sk-ant-test"));
+}
+
+#[tokio::test]
+async fn a_repair_goes_on_where_the_first_run_stopped() {
+    let Some(scene) = Scene::new(|it| {
+        if it.asked().contains("It is too short.") && !it.heard("longer.txt") {
+            let place = it.working_directory().unwrap_or_default();
+            let path = format!("{place}/longer.txt");
+            return Reply::call("Write", json!({ "file_path": path, "content": "longer\n" }));
+        }
+        writes(it)
+    })
+    .await
+    else {
+        return;
+    };
+    let job = scene.job(TaskKind::Builder);
+    let mut watched = scene.start(&job).await;
+    let first = watched.ended("k1").await;
+    let session = first.result.expect("a success").session;
+    assert!(session.is_some());
+    watched.tidied(&scene.machine).await;
+
+    let mut mend = scene.job(TaskKind::Builder);
+    mend.key = "k2".into();
+    mend.prompt = "Not to be said.".into();
+    mend.repair = Some(Repair {
+        run: Some("k1".into()),
+        session: session.clone(),
+        message: "It is too short.".into(),
+        conflict: false,
+    });
+    watched.start(&mend).await;
+    let ending = watched.ended("k2").await;
+    let result = ending.result.expect("a success");
+    assert_eq!(result.session, session);
+    let show = |file: &str| {
+        let what = format!("cyrus/eng-1/api:{file}");
+        scene.machine.git("remote.git", &["show", &what])
+    };
+    assert_eq!(
+        (show("hello.txt"), show("longer.txt")),
+        ("hello".into(), "longer".into())
+    );
+    // The session knows what was said first, and it was not said again.
+    let last = scene.model.seen().pop().expect("a request");
+    assert!(last.asked().contains(&job.prompt), "{last:?}");
+    assert!(!last.asked().contains("Not to be said."), "{last:?}");
+    // What the first run has cost is not counted twice.
+    let (first, second) = (first.cost_usd, ending.cost_usd);
+    assert!(
+        second
+            .zip(first)
+            .is_some_and(|(second, first)| second < 1.5 * first)
+    );
 }
 
 #[tokio::test]

@@ -6,8 +6,12 @@ mod common;
 mod crashes;
 #[path = "executor/legs.rs"]
 mod legs;
+#[path = "executor/repair.rs"]
+mod repair;
 #[path = "executor/scripts.rs"]
 mod scripts;
+#[path = "executor/verify.rs"]
+mod verify;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -100,13 +100,10 @@ impl Git {
 
     /// Merges a commit into a new worktree; conflicts are left in the files.
     pub(super) async fn merge_in(&self, worktree: &Path, sha: &str) -> Result<(), Failure> {
-        let args = [
-            "merge",
-            "--no-commit",
-            "--no-ff",
-            "--no-rerere-autoupdate",
-            sha,
-        ];
+        let who = self.who(worktree).await?;
+        let mut args: Vec<&str> = who.iter().map(String::as_str).collect();
+        args.extend(["merge", "--no-commit", "--no-ff"]);
+        args.extend(["--no-rerere-autoupdate", sha]);
         let said = self.call(worktree, &args, REMOTE_MAX).await?;
         if said.code == 0 || (said.code == 1 && self.is_merging(worktree).await?) {
             return Ok(());

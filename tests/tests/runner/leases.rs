@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use shared::issue::{FailureClass, Fault, RunId, Sight};
-use shared::ports::{Executor as _, Job, Message, Told};
+use shared::issue::{FailureClass, Fault, RunId, Sight, TaskKind};
+use shared::ports::{Executor as _, Job, Message, Repair, Told};
 use shared::runner::document::{Action, HeartbeatDoc, JobDoc, LeaseAsk};
 use shared::runner::queue::{Heartbeat, Report};
 
@@ -13,6 +13,7 @@ use crate::stage::{HERE, LEASE, Stage, ask, job, result};
 
 on_every_store! {
     a_runner_gets_the_oldest_jobs_that_it_can_do,
+    what_is_verified_needs_no_agent_and_what_is_repaired_comes_whole,
     of_many_runners_one_gets_the_job,
     a_lease_that_lapses_goes_to_another_and_the_first_is_not_heard,
     who_wakes_up_before_another_has_it_goes_on,
@@ -31,6 +32,44 @@ fn action(heard: &Heartbeat) -> Option<Action> {
     match heard {
         Heartbeat::Heard { doc, .. } => Some(doc.action),
         Heartbeat::Stale | Heartbeat::Unknown => None,
+    }
+}
+
+async fn what_is_verified_needs_no_agent_and_what_is_repaired_comes_whole(stage: Stage) {
+    let verifier = Job {
+        kind: TaskKind::Verifier,
+        commit: Some("ab".repeat(20)),
+        commands: vec!["make test".into()],
+        ..job("a")
+    };
+    let mended = Job {
+        repair: Some(Repair {
+            run: Some("a".into()),
+            session: Some("s-1".into()),
+            message: "It is red.".into(),
+            conflict: true,
+        }),
+        ..job("b")
+    };
+    for job in [&verifier, &mended] {
+        stage.queue.start(job).await.expect("accepted");
+        stage.clock.forward(1);
+    }
+    let bare = LeaseAsk {
+        agents: Vec::new(),
+        ..ask("mac-1", 5)
+    };
+    let leased = stage.queue.lease(&bare, HERE).await.expect("an answer");
+    assert_eq!(leased.len(), 1);
+    let rest = stage.lease("mac-2").await;
+    assert_eq!(rest[0].agent.resume.as_deref(), Some("s-1"));
+    for (doc, job) in leased.into_iter().chain(rest).zip([verifier, mended]) {
+        // As it comes over the wire.
+        let text = serde_json::to_string(&doc).expect("JSON");
+        let doc: JobDoc = serde_json::from_str(&text).expect("a job");
+        let read = doc.into_job(job.key.clone(), job.repository.clone());
+        let known = |it: &Job| (it.commit.clone(), it.commands.clone(), it.repair.clone());
+        assert_eq!(known(&read), known(&job));
     }
 }
 
