@@ -22,11 +22,13 @@ impl Settings {
         let prompt = prompt(repository, &lower(&brief.labels));
         let mode = prompt.map(kind);
         let mut ground = repository.ground();
-        // A scoper's answer goes to Linear, no forge is needed.
-        if ground.slug.is_empty() && mode != Some(TaskKind::Scoper) {
+        // A scoper's answer goes to Linear, no forge is needed. Else without GitHub it is
+        // merged by git, in the clone: where there is none, nobody could.
+        let cloned = repository.path.is_dir();
+        if ground.slug.is_empty() && !cloned && mode != Some(TaskKind::Scoper) {
             return Err(format!(
-                "repository `{}` has no `githubUrl`, and its clone at {} has no origin that \
-                 tells it: add the key in {}",
+                "repository `{}` has no `githubUrl`, and without GitHub it is merged in its clone \
+                 at {}, which is not on this machine: add the key, or clone it there ({})",
                 repository.id,
                 repository.path.display(),
                 self.place
