@@ -245,7 +245,7 @@ pub fn forge(
 ) -> anyhow::Result<github::Client> {
     let github = &settings.github;
     let access = match (&github.token, github_app(settings, registers)?) {
-        (None, Some(app)) => Access::App(app),
+        (None, Some(app)) => Access::App(Box::new(app)),
         (given, _) => Access::Token(token(settings, given.as_ref())),
     };
     github::Client::new(github::Options {

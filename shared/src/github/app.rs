@@ -43,7 +43,7 @@ const PERMISSIONS: [(&str, &str); 4] = [
 /// How we prove who we are.
 pub enum Access {
     Token(Token),
-    App(App),
+    App(Box<App>),
 }
 
 /// What it takes to speak as an App.

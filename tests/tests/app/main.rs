@@ -82,7 +82,7 @@ impl Scene {
     fn client_with(&self, options: AppOptions) -> Client {
         Client::new(Options {
             api_url: self.server.url(),
-            token: Access::App(App::new(options).expect("a good key")),
+            token: Access::App(Box::new(App::new(options).expect("a good key"))),
             clock: Arc::new(self.clock.clone()),
         })
         .expect("a client")
