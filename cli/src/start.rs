@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use runner::LocalExecutor;
+use runner::{Forges, GitForge, LocalExecutor};
 use shared::config::{Env, Live, Settings, StorePlace};
 use shared::engine::Engine;
 use shared::github::deliveries::Deliveries;
@@ -79,9 +79,11 @@ impl Service {
             warn!("{missing}");
         }
         let (bell, wakes) = service::bell();
-        let forge = Arc::new(wire::forge(&settings, &store.registers)?);
+        let github = Arc::new(wire::forge(&settings, &store.registers)?);
+        let git = GitForge::new(runner::git_env(env.0.clone()));
+        let forge = Arc::new(Forges::new(git, github.clone()));
         let runners = wire::runners(&settings, &store, Some(here))?;
-        let publisher: Arc<dyn Publisher> = forge.clone();
+        let publisher: Arc<dyn Publisher> = github;
         let local = local(&settings, env, publisher, bell.clone())?;
         let executor = match (&local, &runners) {
             (Some(local), _) => Some(Arc::new(local.clone()) as Arc<dyn Executor>),
