@@ -261,7 +261,7 @@ impl<'g> Node<'g> {
                     }
                     _ => value.clone(),
                 };
-                Ok(self.value(value, &info.field_definition().ty, info))
+                Ok(self.value(value, &info.field_definition().ty))
             }
             (_, name) => Err(Denied::new(500, &format!("nothing resolves `{name}`"))),
         }
@@ -271,10 +271,10 @@ impl<'g> Node<'g> {
     where
         'g: 'a,
     {
-        self.value(value, &info.field_definition().ty, info)
+        self.value(value, &info.field_definition().ty)
     }
 
-    fn value<'a>(&self, value: Value, ty: &Type, info: &ResolveInfo<'_>) -> ResolvedValue<'a>
+    fn value<'a>(&self, value: Value, ty: &Type) -> ResolvedValue<'a>
     where
         'g: 'a,
     {
@@ -282,7 +282,7 @@ impl<'g> Node<'g> {
             Value::Array(items) if ty.is_list() => {
                 let items: Vec<_> = items
                     .into_iter()
-                    .map(|it| Ok(self.value(it, ty.item_type(), info)))
+                    .map(|it| Ok(self.value(it, ty.item_type())))
                     .collect();
                 ResolvedValue::List(Box::new(items.into_iter()))
             }
