@@ -320,7 +320,7 @@ impl Engine {
                         number,
                         branch,
                     } => {
-                        let which = number.map_or(WhichPull::Branch(branch), WhichPull::Number);
+                        let which = WhichPull::of(number, &branch);
                         pulls.push((id.clone(), task, PullAsk { repository, which }));
                     }
                 }

@@ -306,6 +306,16 @@ pub trait Publisher: Send + Sync {
     async fn open(&self, ask: &OpenAsk) -> Result<Opened, Fault>;
 }
 
+impl WhichPull {
+    /// The pull request with this number, or the branch where there are no numbers.
+    pub fn of(number: Option<u64>, branch: &str) -> Self {
+        match number.filter(|it| *it > 0) {
+            Some(number) => Self::Number(number),
+            None => Self::Branch(branch.to_owned()),
+        }
+    }
+}
+
 /// A question about one pull request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PullAsk {

@@ -8,7 +8,9 @@ pub mod status;
 
 use serde::Serialize;
 
-use crate::issue::{Conditions, ExecutorKind, Issue, Record, Spec, Scope, Task, Time, route, usd, words};
+use crate::issue::{
+    Conditions, ExecutorKind, Issue, Record, Scope, Spec, Task, Time, route, usd, words,
+};
 use crate::ports::Head;
 
 /// `GET /api/v1/issues/{issue}`.
@@ -133,7 +135,11 @@ fn task(issue: &Issue, task: &Task) -> TaskDoc {
         why: task.why.clone().or(why),
         attempt: task.attempt,
         run_url: task.run_url.clone(),
-        pr_url: task.pull.as_ref().map(|it| it.url.clone()),
+        pr_url: task
+            .pull
+            .as_ref()
+            .filter(|it| it.number > 0)
+            .map(|it| it.url.clone()),
         branch: task.branch.clone(),
         head_sha: task.pull.as_ref().map(|it| it.sha.clone()),
         cost_usd: task.cost_usd,

@@ -167,7 +167,10 @@ impl Engine {
                 if due.how == How::Look {
                     let ask = PullAsk {
                         repository,
-                        which: WhichPull::Number(*number),
+                        which: WhichPull::of(
+                            Some(*number),
+                            task.branch.as_deref().unwrap_or_default(),
+                        ),
                     };
                     let facts = forge.facts(&[ask]).await.pop().transpose()?.flatten();
                     match facts.filter(|it| it.state == PullState::Merged) {

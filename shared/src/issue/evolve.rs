@@ -236,7 +236,11 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
                     && stopping.as_ref().is_some_and(interrupted)
                     && ending.result.is_err()
                 {
-                    task.free_runs += 1;
+                    if task.mending {
+                        task.repairs = task.repairs.saturating_sub(1);
+                    } else {
+                        task.free_runs += 1;
+                    }
                 }
                 task.state = TaskState::Seeking { since: *at };
                 let lost = |it: &Failure| it.class == FailureClass::Lost;

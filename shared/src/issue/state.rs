@@ -316,7 +316,8 @@ impl Issue {
             | TaskState::Ready => Some(Watch::Pull {
                 task: task.spec.id.clone(),
                 repository: self.policy.as_ref()?.repository.clone(),
-                number: task.pull.as_ref().map(|it| it.number),
+                // Without a forge there are branches and no numbers.
+                number: task.pull.as_ref().map(|it| it.number).filter(|it| *it > 0),
                 branch: task.branch.clone()?,
             }),
             TaskState::Todo

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::civil::Date;
 use shared::issue::{
     Activity, Effect, Event, ExecutorKind, Issue, IssueId, Outcome, Record, Reservation, Rules,
-    Scope, Strategy, TaskId, TaskKind, Telling, Time, Wait, evolve, micros, utc_day,
+    Scope, Strategy, Task, TaskId, TaskKind, Telling, Time, Wait, evolve, micros, utc_day,
 };
 use shared::ports::{Append, Figures};
 use shared::stats;
@@ -41,6 +41,9 @@ struct Day {
 #[derive(Debug, Default)]
 struct Tries {
     counted: u32,
+    repairs: u32,
+    /// The run under way is a repair.
+    mends: bool,
     interrupted: bool,
 }
 
@@ -197,9 +200,27 @@ impl Books {
                 key,
                 outcome: Outcome::Started { .. },
             } => {
-                let Some((task, _)) = issue.starts.get(key) else {
+                let Some((task, _, repair)) = issue.starts.get(key) else {
                     return;
                 };
+                let repairs_max = issue.policy.as_ref().map_or(0, |it| it.repairs_max);
+                let judges = issue.task(task).is_some_and(Task::is_judge);
+                let tries = self.tries_of(&issue.id, task);
+                tries.mends = *repair;
+                if *repair {
+                    tries.repairs += 1;
+                    if tries.repairs > repairs_max {
+                        news.broken.push(format!(
+                            "{}: {task} was mended more than {repairs_max} times",
+                            issue.id
+                        ));
+                    }
+                    return;
+                }
+                // Judges are asked about every commit.
+                if judges {
+                    return;
+                }
                 let tries = self.tries_of(&issue.id, task);
                 tries.counted += 1;
                 let planner = issue
@@ -219,7 +240,11 @@ impl Books {
             Event::Ended { task, ending, .. } => {
                 let tries = self.tries_of(&issue.id, task);
                 if std::mem::take(&mut tries.interrupted) && ending.result.is_err() {
-                    tries.counted = tries.counted.saturating_sub(1);
+                    if tries.mends {
+                        tries.repairs = tries.repairs.saturating_sub(1);
+                    } else {
+                        tries.counted = tries.counted.saturating_sub(1);
+                    }
                     news.landmarks.push("a run was stopped by a pause");
                 }
             }
@@ -254,6 +279,10 @@ fn check_place(
     rules: &Rules,
     news: &mut News,
 ) {
+    // Commands run on the team's machines under any strategy.
+    if issue.task(task).is_some_and(|it| !it.is_shown()) {
+        return;
+    }
     let wrong = match rules.strategy {
         Strategy::LocalOnly => executor != ExecutorKind::Local,
         Strategy::CloudOnly => executor != ExecutorKind::Codegen,
@@ -285,8 +314,10 @@ fn check_limits(
     let task_max = raised(Scope::Task, rules.cost_per_task_max);
     let issue_max = raised(Scope::Issue, rules.cost_per_issue_max);
     let day_max = raised(Scope::Day, rules.cost_per_day_max);
+    // Commands cost nothing.
+    let free = issue.task(task).is_some_and(|it| !it.is_shown());
     let Some(reserved) = reserved else {
-        if [task_max, issue_max, day_max].iter().any(Option::is_some) {
+        if !free && [task_max, issue_max, day_max].iter().any(Option::is_some) {
             news.broken
                 .push(format!("{id}: nothing is set aside for {task}"));
         }

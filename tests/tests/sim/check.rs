@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use shared::engine::effect_id;
 use shared::issue::{
     Activity, Effect, Event, Issue, IssueId, Outcome, PullState, Record, RoundOutcome, TaskState,
-    evolve,
+    Then, evolve,
 };
 use shared::ports::Log as _;
 use shared::store::memory::MemoryLog;
@@ -290,6 +290,17 @@ fn visit_landmarks(world: &mut World, id: &IssueId, records: &[Record]) {
                 }) && records.iter().any(|it| matches!(&it.event, Event::Searched { key: k, certain: false } if k == key)) =>
             {
                 world.visit("a far run was created again after clean looks");
+            }
+            Event::Rejected {
+                then: Then::Afresh, ..
+            } => world.visit("what was not good enough was begun afresh"),
+            Event::Settled { why, .. } if why.contains("did not mend it") => {
+                world.visit("a task was given up after repairs and attempts");
+            }
+            Event::Interrupted { task }
+                if issue.task(task).is_some_and(|it| it.is_judge() && it.judged != it.subject) =>
+            {
+                world.visit("a judge was sent away because the head had moved");
             }
             Event::PlanRejected { .. } => world.visit("a plan was refused"),
             Event::Retried { .. } => world.visit("a run was tried again"),

@@ -10,6 +10,7 @@
 
 mod books;
 mod check;
+mod forge;
 mod hand;
 mod ledger;
 mod machine;
@@ -88,6 +89,24 @@ const LANDMARKS: &[&str] = &[
     "a claim lapsed",
     "a head moved after the run was over",
     "a merge was refused because the head had moved",
+    "a merge was refused because it conflicts",
+    "an update was refused because the head had moved",
+    "an update was refused because it conflicts",
+    "a pull request was brought up to date",
+    "a merge left a conflict behind",
+    "a conflict was resolved by a repair",
+    "a red check was run again and turned green",
+    "a repair was begun",
+    "a run was gone on with",
+    "a repair was pushed",
+    "what was not good enough was begun afresh",
+    "a task was given up after repairs and attempts",
+    "the commands found a fault",
+    "a reviewer wanted changes",
+    "a judge was sent away because the head had moved",
+    "a person approved of a commit",
+    "what was merged had stood commands and a review",
+    "a pull request that nobody wanted was closed",
     "a plan was refused",
     "a run was tried again",
     "a run overran",
@@ -437,9 +456,6 @@ fn process(world: &Shared, log: &Arc<MemoryLog>) -> Process {
     let registers = Arc::new(Store {
         brisk: true,
         patience_seconds: GUARD_PATIENCE_SECONDS,
-        commit: None,
-        commands: Vec::new(),
-        repair: None,
         ..Store::new(&view, log)
     });
     let runs = |kind| -> Arc<dyn Executor> {

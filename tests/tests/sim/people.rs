@@ -322,6 +322,7 @@ pub(crate) fn meddle(world: &mut World, calm: bool) {
             world.pulls[at].state = PullState::Merged;
             world.pulls[at].merged.push((pull.sha.clone(), "a person"));
             world.visit("a person merged");
+            world.base_moved();
             world.note(format!("a person merged #{}", pull.number));
         }
     }
@@ -375,11 +376,15 @@ fn policy(world: &mut World) -> Policy {
         },
         check_grace_seconds: 60,
         protected_paths: Vec::new(),
-        require_approval: false,
-        commands: Vec::new(),
-        reviewer: false,
-        repairs_max: 0,
-        keep_pulls: false,
+        require_approval: rng.u8(0..6) == 0,
+        commands: if rng.u8(0..3) == 0 {
+            vec!["make test".into()]
+        } else {
+            Vec::new()
+        },
+        reviewer: rng.u8(0..3) == 0,
+        repairs_max: rng.u32(0..=3),
+        keep_pulls: rng.u8(0..4) == 0,
         tasks_max: 20,
         parallel_max: rng.usize(1..=4),
         attempts_max: rng.u32(1..=3),

@@ -7,8 +7,8 @@ use std::task::Poll;
 
 use async_trait::async_trait;
 use shared::issue::{
-    Activity, Brief, ExecutorKind, FailureClass, Fault, IssueId, Policy, PullFacts, Rules, RunId,
-    SessionId, Sight, Stage, Time,
+    Activity, Brief, ExecutorKind, Fault, IssueId, Policy, PullFacts, Rules, RunId, SessionId,
+    Sight, Stage, Time,
 };
 use shared::ports::{
     BranchAsk, Clock, CloseAsk, Executor, Forge, Health, Job, LogAsk, MergeAnswer, MergeAsk,
@@ -217,16 +217,17 @@ impl Forge for View {
         self.call("merge", |world| world.merge(ask)).await
     }
 
-    async fn update(&self, _: &UpdateAsk) -> Result<UpdateAnswer, Fault> {
-        Ok(UpdateAnswer::Done)
+    async fn update(&self, ask: &UpdateAsk) -> Result<UpdateAnswer, Fault> {
+        self.call("update", |world| world.update(ask)).await
     }
 
-    async fn close(&self, _: &CloseAsk) -> Result<(), Fault> {
-        Ok(())
+    async fn close(&self, ask: &CloseAsk) -> Result<(), Fault> {
+        self.call("close", |world| world.close(ask.number)).await
     }
 
-    async fn delete_branch(&self, _: &BranchAsk) -> Result<(), Fault> {
-        Ok(())
+    async fn delete_branch(&self, ask: &BranchAsk) -> Result<(), Fault> {
+        self.call("delete", |world| world.delete_branch(&ask.branch))
+            .await
     }
 
     async fn log(&self, _: &LogAsk) -> Result<String, Fault> {
@@ -262,7 +263,7 @@ impl Executor for Runs {
                 let known = world.runs.iter().find(|run| run.job.key == job.key);
                 match known.filter(|_| self.kind == ExecutorKind::Local) {
                     Some(run) => run.id.clone(),
-                    None => world.create(self.kind, job, None),
+                    None => world.begin(self.kind, job),
                 }
             })
             .await?;

@@ -36,6 +36,8 @@ pub(crate) enum Fate {
     ChangesNothing,
     Fails(FailureClass),
     BadPlan,
+    /// A reviewer that wants changes.
+    Objects,
 }
 
 impl Run {
@@ -48,6 +50,12 @@ impl Run {
 }
 
 impl Run {
+    /// A judge has ended well, and was not broken off.
+    pub(crate) fn approves(&self) -> bool {
+        let ended = |ends: Time| self.stopped.is_none_or(|at| ends < at);
+        !self.vanished && self.ends.is_some_and(ended)
+    }
+
     /// How it ended, if it has.
     pub(crate) fn ending(&self, now: Time) -> Ending {
         let failure = |class| Failure {
@@ -65,9 +73,17 @@ impl Run {
                 answer: Some(r#"{"tasks":[{"id":"a","title":"a","kind":"builder","prompt":"p","depends_on":["a"]}]}"#.into()),
                 ..RunResult::default()
             }),
+            Fate::Objects => Ok(RunResult {
+                answer: Some(r#"{"verdict":"changes","summary":"no","findings":[]}"#.into()),
+                ..RunResult::default()
+            }),
             Fate::Succeeds => Ok(RunResult {
                 text: "done".into(),
-                answer: (self.job.kind == TaskKind::Orchestrator).then(|| plan(&self.job.key)),
+                answer: match self.job.kind {
+                    TaskKind::Orchestrator => Some(plan(&self.job.key)),
+                    TaskKind::Reviewer => Some(r#"{"verdict":"approve"}"#.into()),
+                    _ => None,
+                },
                 ..RunResult::default()
             }),
         };

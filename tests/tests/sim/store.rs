@@ -194,9 +194,6 @@ impl Store {
             inner: Arc::clone(inner),
             brisk: false,
             patience_seconds: CALL_SECONDS_MAX,
-            commit: None,
-            commands: Vec::new(),
-            repair: None,
         }
     }
 

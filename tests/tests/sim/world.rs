@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex};
 
 use jiff::SignedDuration;
 use shared::issue::{
-    Activity, Brief, Check, CheckState, ExecutorKind, FailureClass, IssueId, Policy, PullFacts,
-    PullState, RunId, SessionId, Sight, Stage, TaskKind, Time, utc_day,
+    Activity, Brief, ExecutorKind, FailureClass, IssueId, Policy, PullState, RunId, SessionId,
+    Sight, Stage, TaskKind, Time, utc_day,
 };
-use shared::ports::{Job, MergeAnswer, MergeAsk, PlanItem, PullAsk, WhichPull};
+use shared::ports::{Job, PlanItem};
 use uuid::Uuid;
 
 use crate::books::Books;
+use crate::forge::PullRequest;
 use crate::ledger::{Holder, Ledger};
 use crate::office::Office;
 use crate::run::{Fate, Run, depends_on, plan};
@@ -52,6 +53,9 @@ pub(crate) struct Weather {
     pub(crate) bad_plan: u32,
     pub(crate) red: u32,
     pub(crate) head_moves: u32,
+    pub(crate) conflicts: u32,
+    /// A reviewer wants changes, or commands fail.
+    pub(crate) objections: u32,
     pub(crate) store_fault: u32,
     pub(crate) spite: u32,
     pub(crate) remarks: u32,
@@ -79,6 +83,8 @@ impl Weather {
             bad_plan: 0,
             red: 0,
             head_moves: 0,
+            conflicts: 0,
+            objections: 0,
             store_fault: 0,
             spite: 0,
             remarks: 0,
@@ -104,8 +110,10 @@ impl Weather {
             run_hangs: chance(80),
             run_vanishes: chance(60),
             bad_plan: chance(400),
-            red: chance(100),
+            red: chance(300),
             head_moves: chance(500),
+            conflicts: chance(300),
+            objections: chance(400),
             store_fault: chance(40),
             spite: chance(60),
             remarks: chance(1_000),
@@ -116,23 +124,6 @@ impl Weather {
             machine_freezes: chance(40),
         }
     }
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct PullRequest {
-    pub(crate) number: u64,
-    pub(crate) job: Job,
-    pub(crate) branch: String,
-    /// The runner that has pushed it, where that is not ours.
-    pub(crate) holder: Option<Holder>,
-    pub(crate) sha: String,
-    green_at: Time,
-    red: bool,
-    pub(crate) state: PullState,
-    /// The commits that were merged, by whom.
-    pub(crate) merged: Vec<(String, &'static str)>,
-    moves_at: Option<Time>,
-    asked: u32,
 }
 
 #[derive(Debug)]
@@ -149,6 +140,8 @@ pub(crate) struct World {
     pub(crate) books: Books,
     pub(crate) runs: Vec<Run>,
     pub(crate) pulls: Vec<PullRequest>,
+    /// How often the base branch has moved.
+    pub(crate) merges: u64,
     /// What stands in each session, in order.
     pub(crate) said: BTreeMap<SessionId, Vec<(Uuid, Activity)>>,
     /// What people were asked and have not thought about yet.
@@ -190,6 +183,7 @@ impl World {
             asked: Vec::new(),
             runs: Vec::new(),
             pulls: Vec::new(),
+            merges: 0,
             said: BTreeMap::new(),
             plans: BTreeMap::new(),
             stages: BTreeMap::new(),
@@ -249,60 +243,24 @@ impl World {
                 self.hand_in(&run);
             }
         }
-        for at in 0..self.pulls.len() {
-            let pull = &self.pulls[at];
-            if pull.state == PullState::Open && pull.moves_at.is_some_and(|it| it <= self.now) {
-                let green_at = self.now + self.seconds(0..=40);
-                let pull = &mut self.pulls[at];
-                pull.moves_at = None;
-                pull.sha = format!("{}-fixed", pull.sha);
-                pull.green_at = green_at;
-                self.visit("a head moved after the run was over");
-            }
-        }
+        self.pass_at_the_forge();
     }
 
-    /// Somebody pushes just when a merge is wanted.
-    pub(crate) fn nudge(&mut self, number: u64) {
-        let chance = self.weather.head_moves / 2;
-        let now = self.now;
-        if self.dice(chance)
-            && let Some(pull) = self.pulls.iter_mut().find(|it| it.number == number)
-        {
-            pull.moves_at = Some(now);
-        }
-    }
-
-    /// Pushes what a run has made, under a name that is free.
-    pub(crate) fn hand_in(&mut self, run: &Run) {
-        let number = self.pulls.len() as u64 + 1;
-        let wanted = &run.job.branch;
-        let mut branch = wanted.clone();
-        let mut suffix = 2;
-        while self.pulls.iter().any(|it| it.branch == branch) {
-            branch = format!("{wanted}.n{suffix}");
-            suffix += 1;
-        }
-        let green_at = self.now + self.seconds(0..=60);
-        let red_chance = self.weather.red;
-        let moves_chance = self.weather.head_moves;
-        let red = self.dice(red_chance);
-        let moves_at = self
-            .dice(moves_chance)
-            .then(|| self.now + self.seconds(0..=90));
-        self.pulls.push(PullRequest {
-            number,
-            job: run.job.clone(),
-            branch,
-            holder: run.holder.clone(),
-            sha: format!("sha-{number}"),
-            green_at,
-            red,
-            state: PullState::Open,
-            merged: Vec::new(),
-            moves_at,
-            asked: 0,
-        });
+    /// Makes a run, or goes on with the one that is to be mended.
+    pub(crate) fn begin(&mut self, executor: ExecutorKind, job: &Job) -> RunId {
+        let known = job.repair.as_ref().and_then(|it| it.run.as_ref());
+        let known = known.filter(|_| executor == ExecutorKind::Codegen);
+        let Some(at) = known.and_then(|id| self.runs.iter().position(|it| it.id == *id)) else {
+            return self.create(executor, job, None);
+        };
+        // Under another key it is a run of its own until it gets the old one's name.
+        let id = self.runs[at].id.clone();
+        let fresh = self.create(executor, job, None);
+        let last = self.runs.len() - 1;
+        self.runs[at].id = RunId(format!("{id} before {fresh}"));
+        self.runs[last].id = id.clone();
+        self.visit("a run was gone on with");
+        id
     }
 
     pub(crate) fn create(
@@ -318,8 +276,12 @@ impl World {
                 job.identifier, job.branch
             ));
         }
+        // A repair goes on with an attempt, and judges are asked about every commit.
+        let anew = job.repair.is_some() || job.commit.is_some();
         let twin = self.runs.iter().any(|run| {
-            run.job.issue == job.issue
+            !anew
+                && run.job.repair.is_none()
+                && run.job.issue == job.issue
                 && run.job.branch == job.branch
                 && run.job.task == job.task
                 // Runner after runner may have taken one job.
@@ -343,6 +305,9 @@ impl World {
             self.check_cancelled(&job.issue, "a run was made");
         }
         self.check_dependencies(job);
+        if job.repair.is_some() {
+            self.visit("a repair was begun");
+        }
         let id = RunId(format!("run-{}", self.runs.len() + 1));
         let lag = if executor == ExecutorKind::Codegen {
             LIST_LAG_SECONDS_MAX
@@ -357,7 +322,14 @@ impl World {
             Some(self.now + self.seconds(5..=300))
         };
         let (fails, bad_plan) = (self.weather.run_fails, self.weather.bad_plan);
-        let fate = if self.dice(fails) {
+        let objections = self.weather.objections;
+        let fate = if job.kind == TaskKind::Verifier && self.dice(objections) {
+            self.visit("the commands found a fault");
+            Fate::Fails(FailureClass::Agent)
+        } else if job.kind == TaskKind::Reviewer && self.dice(objections) {
+            self.visit("a reviewer wanted changes");
+            Fate::Objects
+        } else if self.dice(fails) {
             match self.rng.u8(0..4) {
                 0 => Fate::ChangesNothing,
                 1 => Fate::Fails(FailureClass::Agent),
@@ -442,7 +414,7 @@ impl World {
     }
 
     /// Invariant 6: what a cancelled issue has not begun, it does not begin.
-    fn check_cancelled(&mut self, issue: &IssueId, what: &str) {
+    pub(crate) fn check_cancelled(&mut self, issue: &IssueId, what: &str) {
         let late = |since: &Time| self.now.duration_since(*since).as_secs() > AFTERMATH_SECONDS_MAX;
         if self.cancelled.get(issue).is_some_and(late) {
             self.broke(format!("{what} for {issue}, which was cancelled"));
@@ -516,87 +488,5 @@ impl World {
             };
         }
         Sight::Ended(run.ending(now))
-    }
-
-    pub(crate) fn facts(&mut self, ask: &PullAsk) -> Option<PullFacts> {
-        let now = self.now;
-        let at = self.pulls.iter().rposition(|pull| match &ask.which {
-            WhichPull::Number(number) => pull.number == *number,
-            WhichPull::Branch(branch) => pull.branch == *branch,
-        })?;
-        let pull = &mut self.pulls[at];
-        pull.asked += 1;
-        let state = if now < pull.green_at {
-            CheckState::Pending
-        } else if pull.red {
-            CheckState::Failed
-        } else {
-            CheckState::Passed
-        };
-        Some(PullFacts {
-            number: pull.number,
-            url: format!("https://forge/{}", pull.number),
-            state: pull.state,
-            head_slug: Some(pull.job.repository.slug.clone()),
-            head_branch: pull.branch.clone(),
-            head_sha: pull.sha.clone(),
-            base_slug: pull.job.repository.slug.clone(),
-            base_branch: pull.job.repository.base_branch.clone(),
-            body: format!("<!-- cyrus:{}/{} -->", pull.job.identifier, pull.job.task),
-            draft: false,
-            // The forge finds out only when asked.
-            mergeable: (pull.asked > 1).then_some(true),
-            checks: vec![Check {
-                name: "ci".into(),
-                state,
-            }],
-        })
-    }
-
-    pub(crate) fn merge(&mut self, ask: &MergeAsk) -> MergeAnswer {
-        let now = self.now;
-        let Some(at) = self.pulls.iter().position(|pull| pull.number == ask.number) else {
-            return MergeAnswer::Refused {
-                why: "not found".into(),
-            };
-        };
-        let pull = self.pulls[at].clone();
-        match pull.state {
-            PullState::Merged => return MergeAnswer::Merged { sha: pull.sha },
-            PullState::Closed => {
-                return MergeAnswer::Refused {
-                    why: "it is closed".into(),
-                };
-            }
-            PullState::Open => {}
-        }
-        if pull.sha != ask.sha {
-            self.visit("a merge was refused because the head had moved");
-            return MergeAnswer::HeadMoved;
-        }
-        if now < pull.green_at || pull.red {
-            self.broke(format!("#{} was merged without green checks", pull.number));
-        }
-        if self.done.contains(&pull.job.issue) {
-            self.broke(format!(
-                "#{} was merged after its round was over",
-                pull.number
-            ));
-        }
-        self.check_cancelled(&pull.job.issue, "a merge was made");
-        if let Some(holder) = &pull.holder
-            && !self.ledger.counts(holder)
-        {
-            self.broke(format!(
-                "#{} was merged, but the result of {holder} was never taken",
-                pull.number
-            ));
-        }
-        self.pulls[at].state = PullState::Merged;
-        self.pulls[at].merged.push((ask.sha.clone(), "cyrus"));
-        self.note(format!("merged #{} at {}", ask.number, ask.sha));
-        MergeAnswer::Merged {
-            sha: ask.sha.clone(),
-        }
     }
 }

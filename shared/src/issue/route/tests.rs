@@ -130,7 +130,11 @@ fn expected(
 fn every_strategy_by_kind_size_health_and_purse() {
     let mut cases = 0;
     for strategy in Strategy::ALL.iter().copied() {
-        for kind in TaskKind::ALL.iter().copied().filter(|it| *it != TaskKind::Verifier) {
+        for kind in TaskKind::ALL
+            .iter()
+            .copied()
+            .filter(|it| *it != TaskKind::Verifier)
+        {
             for (complexity, isolation) in SIZES.iter().flat_map(|it| [(*it, false), (*it, true)]) {
                 for (health, purse) in HEALTH.iter().flat_map(|it| PURSES.map(|p| (*it, p))) {
                     let spec = spec(kind, complexity, isolation);
