@@ -179,32 +179,29 @@ fn an_unknown_key_is_told_with_the_nearest_known_one() {
 }
 
 #[test]
-fn a_guard_that_is_not_kept_yet_leaves_the_merge_to_a_person() {
-    for (keys, named) in [
-        (
-            json!({ "merge": { "mode": "auto", "requireApproval": true } }),
-            "merge.requireApproval",
-        ),
-        (
-            json!({ "merge": { "mode": "auto", "protectedPaths": ["db/**"] } }),
-            "merge.protectedPaths",
-        ),
-        (
-            json!({ "merge": { "mode": "auto" }, "validate": { "commands": ["make"] } }),
-            "validate.commands",
-        ),
-        (
-            json!({ "merge": { "mode": "auto" }, "validate": { "reviewer": true } }),
-            "validate.reviewer",
-        ),
-    ] {
-        let loaded = load(&repository(keys), &[]).expect("only a warning");
-        assert_eq!(loaded.settings.repositories[0].merge, MergeMode::Manual);
-        let expected = format!(
-            "`repositories[0].{named}` in config.json comes with a later version; until then a person merges in this repository"
-        );
-        assert_eq!(loaded.warnings, [expected]);
-    }
+fn every_guard_of_a_merge_is_read() {
+    let usual = &load(&repository(json!({})), &[])
+        .expect("fine")
+        .settings
+        .repositories[0];
+    assert_eq!(usual.merge, MergeMode::Manual);
+    assert_eq!(usual.protected_paths, [".github/workflows/**"]);
+    assert!(!usual.require_approval && !usual.reviewer && !usual.keep_pulls);
+    assert_eq!((usual.repairs_max, usual.commands.len()), (3, 0));
+    let asked = json!({
+        "merge": { "mode": "auto", "requireApproval": true, "protectedPaths": ["db/**"], "closeOnCancel": false },
+        "validate": { "commands": ["make test"], "reviewer": true, "maxRepairs": 1 },
+    });
+    let loaded = load(&repository(asked), &[]).expect("fine");
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    let read = &loaded.settings.repositories[0];
+    assert_eq!(read.merge, MergeMode::Auto);
+    assert_eq!(read.protected_paths, ["db/**"]);
+    assert!(read.require_approval && read.reviewer && read.keep_pulls);
+    assert_eq!(
+        (read.repairs_max, read.commands.as_slice()),
+        (1, &["make test".to_owned()][..])
+    );
 }
 
 #[test]

@@ -304,7 +304,12 @@ impl World {
             self.visit("an update was refused because the head had moved");
             return UpdateAnswer::HeadMoved;
         }
-        if pull.conflicts {
+        // Somebody merges something else just then.
+        let chance = self.weather.conflicts / 4;
+        if self.dice(chance) {
+            self.pulls[at].conflicts = true;
+        }
+        if self.pulls[at].conflicts {
             self.visit("an update was refused because it conflicts");
             return UpdateAnswer::Refused {
                 why: "it conflicts".into(),
