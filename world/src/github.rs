@@ -238,7 +238,8 @@ impl GitHub {
     }
 
     /// Opens a pull request from a branch of a fork (its commits are in the same
-    /// object store, as they are at GitHub).
+    /// object store, as they are at GitHub). What is pushed to [`branch_of_fork`] is
+    /// the fork's own.
     pub fn open_pull_from_fork(
         &mut self,
         slug: &str,
@@ -469,6 +470,11 @@ impl Denied {
             errors: Vec::new(),
         }
     }
+}
+
+/// Where the branch of a fork lies in the object store that it shares.
+pub fn branch_of_fork(fork: &str, branch: &str) -> String {
+    format!("forks/{fork}/{branch}")
 }
 
 /// The repository below failed: GitHub would answer 500, and so does this.

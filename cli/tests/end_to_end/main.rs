@@ -8,6 +8,7 @@ mod claude;
 mod doctor;
 mod fallback;
 mod far;
+mod merits;
 mod money;
 mod people;
 mod pushed;

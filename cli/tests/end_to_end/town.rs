@@ -41,12 +41,22 @@ fn linear_schema() -> &'static Valid<Schema> {
 impl Town {
     /// A town whose agent is the scripted one of the demo, very fast.
     pub(crate) async fn new(strategy: &str, merge: &str, script: impl Script + 'static) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
         let checks = vec![Ci {
             name: "ci".into(),
             delay: SignedDuration::from_millis(100),
             conclusion: "success".into(),
         }];
+        Self::with_checks(strategy, merge, script, checks).await
+    }
+
+    /// The same with checks of its own; none: a test sets them.
+    pub(crate) async fn with_checks(
+        strategy: &str,
+        merge: &str,
+        script: impl Script + 'static,
+        checks: Vec<Ci>,
+    ) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
         let stage = Stage::build(folder.path(), linear_schema(), script, checks)
             .await
             .expect("the stage");
@@ -162,7 +172,11 @@ impl Town {
     }
 
     /// The issue's document, as soon as it is as it should be.
-    pub(crate) async fn until(&self, identifier: &str, is: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn until(
+        &self,
+        identifier: &str,
+        mut is: impl FnMut(&Value) -> bool,
+    ) -> Value {
         let wait = async {
             loop {
                 let (_, issue) = self.get(&format!("/api/v1/issues/{identifier}")).await;
@@ -250,6 +264,12 @@ impl Town {
             .count();
         assert_eq!(last_words, 1, "{said:#?}");
         for job in self.jobs() {
+            let told = std::fs::read(job.join("job.json")).expect("what it is");
+            let told: Value = serde_json::from_slice(&told).expect("a job");
+            // Commands need no agent.
+            if told["job"]["kind"] == "verifier" {
+                continue;
+            }
             let output = std::fs::read_to_string(job.join("leg-1/output")).unwrap_or_default();
             assert_eq!(
                 output.matches("\"subtype\":\"init\"").count(),
@@ -267,6 +287,24 @@ impl Town {
             std::fs::read_dir(folder).map(|it| it.flatten().map(|it| it.path()).collect());
         let jobs: Vec<PathBuf> = entries.unwrap_or_default();
         jobs.into_iter().filter(|it| it.is_dir()).collect()
+    }
+
+    /// All that stands on the base branch of the repository, by path.
+    pub(crate) fn merged_tree(&self) -> BTreeMap<String, String> {
+        let remote = self.stage.remote();
+        let listed = Command::new("git")
+            .arg("--git-dir")
+            .arg(remote.path())
+            .args(["ls-tree", "-r", "--name-only", world::stage::BASE])
+            .output()
+            .expect("git");
+        assert!(listed.status.success(), "the base branch is there");
+        let paths = String::from_utf8(listed.stdout).expect("names");
+        let text = |path: &str| self.merged_file(path).expect("it is listed");
+        paths
+            .lines()
+            .map(|path| (path.to_owned(), text(path)))
+            .collect()
     }
 
     /// A file on the base branch of the repository.

@@ -87,9 +87,10 @@ impl Place {
             message: "Validation Failed".into(),
             errors: vec![message],
         };
-        let (Some(head_sha), Some(base_sha)) =
-            (self.repo.head(&new.head)?, self.repo.head(&new.base)?)
-        else {
+        let (Some(head_sha), Some(base_sha)) = (
+            self.head_of(head_slug, &new.head)?,
+            self.repo.head(&new.base)?,
+        ) else {
             return Err(invalid(format!(
                 "head or base is missing: {}, {}",
                 new.head, new.base
@@ -142,8 +143,14 @@ impl Place {
             return Ok(());
         }
         self.bring_up_to_date(now)?;
-        for pull in self.pulls.iter_mut().filter(|it| it.state == State::Open) {
-            let (head, base) = (self.repo.head(&pull.head)?, self.repo.head(&pull.base)?);
+        for at in 0..self.pulls.len() {
+            let pull = &self.pulls[at];
+            if pull.state != State::Open {
+                continue;
+            }
+            let head = self.head_of(&pull.head_slug, &pull.head)?;
+            let base = self.repo.head(&pull.base)?;
+            let pull = &mut self.pulls[at];
             let (Some(head), Some(base)) = (head, base) else {
                 // GitHub closes what has lost its branch.
                 pull.state = State::Closed;
@@ -155,6 +162,17 @@ impl Place {
             pull.base_sha = base;
         }
         Ok(())
+    }
+
+    /// The commit of a branch, here or in a fork. A fork's own branches lie in the same
+    /// object store; one that it has not got is taken for a copy of ours.
+    fn head_of(&self, slug: &str, branch: &str) -> Result<Option<String>, Denied> {
+        if !slug.eq_ignore_ascii_case(&self.slug)
+            && let Some(sha) = self.repo.head(&super::branch_of_fork(slug, branch))?
+        {
+            return Ok(Some(sha));
+        }
+        Ok(self.repo.head(branch)?)
     }
 
     pub(super) fn look(&mut self, at: usize) -> Result<Pull, Denied> {
