@@ -339,6 +339,7 @@ fn steps(together: bool) -> Vec<Vec<Event>> {
                     task: task.clone(),
                     sha: sha(),
                     why: "2 checks have succeeded".into(),
+                    behind: false,
                 },
                 Event::Requested(Effect::Merge {
                     task: task.clone(),

@@ -101,6 +101,8 @@ fn plan(dice: &mut fastrand::Rng) -> Issue {
             requires_isolation: false,
             acceptance: vec![],
             paths: vec![],
+            judges: None,
+            issue: None,
         })));
     }
     issue
@@ -139,7 +141,7 @@ fn live(
         let mut now = before.into_iter().fold(0.0, f64::max);
         let ask = Ask {
             spec,
-            lost: None,
+            shuns: None,
             fits: ExecutorKind::ALL,
         };
         let (Choice::Go { executor, .. } | Choice::Wait { executor, .. }) = route(&ask, conditions);

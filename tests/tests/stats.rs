@@ -122,7 +122,10 @@ impl Story {
                 | Effect::Link { .. }
                 | Effect::Move { .. }
                 | Effect::Tell { .. }
-                | Effect::Stop { .. } => Outcome::Done,
+                | Effect::Stop { .. }
+                | Effect::Update { .. }
+                | Effect::Close { .. }
+                | Effect::Prune { .. } => Outcome::Done,
             };
             let key = due.key;
             self.hear(Input::Performed { key, outcome });
@@ -172,7 +175,14 @@ impl Story {
             checks: vec![Check {
                 name: "ci".into(),
                 state,
+                id: None,
+                says: String::new(),
             }],
+            files: Some(Vec::new()),
+            reviews: Vec::new(),
+            behind: false,
+            blocked: false,
+            queued: false,
         };
         self.hear(Input::SawPull {
             task: TaskId::from(task),

@@ -23,8 +23,6 @@ use crate::ports::{
 /// A call that follows others under claims of the same moment begins only while
 /// they hold for longer than this: longer than such a call takes.
 const LANE_CALL_SECONDS: i64 = 40;
-/// A merge that was asked for before merges were paused is tried again after this long.
-const PAUSED_SECONDS: u32 = 300;
 /// A start takes so long at the most: one that went out under a claim that has
 /// lapsed would be made by two of us.
 const START_SECONDS: i64 = LEASE_SECONDS - 5;
@@ -393,10 +391,10 @@ fn task_of<'a>(issue: &'a Issue, id: &TaskId) -> Result<(&'a Task, &'a Policy), 
     }
 }
 
+/// It is given back, and considered again with all that waits for the end of the pause.
 fn merges_paused() -> Fault {
-    Fault::Busy {
+    Fault::Down {
         why: "an operator has paused all merges".into(),
-        retry_after_seconds: Some(PAUSED_SECONDS),
     }
 }
 

@@ -169,6 +169,8 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
     let why = clip(why, REASON_BYTES_MAX);
     let refused = matches!(fault, Fault::Permanent { .. });
     let busy = matches!(fault, Fault::Busy { .. } | Fault::Down { .. });
+    // All merges are paused: it is judged again, and waits for that with the others.
+    let put_off = matches!(fault, Fault::Down { .. });
     let worn_out = |max: u32| hopeless || (!busy && tries >= max);
     let moot_stop = |run: &RunId| {
         let works =
@@ -211,10 +213,9 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
             Fault::Busy { .. } => withdrawn,
         },
         // An outage or a token that is not good is no verdict on the commit.
-        Effect::Merge { .. } => hopeless || (withdrawn && worn_out(TRIES_MAX)),
-        Effect::Update { .. } | Effect::Close { .. } | Effect::Prune { .. } => {
-            withdrawn || worn_out(TRIES_MAX)
-        }
+        Effect::Merge { .. } => hopeless || put_off || (withdrawn && worn_out(TRIES_MAX)),
+        Effect::Update { .. } => withdrawn || put_off || worn_out(TRIES_MAX),
+        Effect::Close { .. } | Effect::Prune { .. } => worn_out(TRIES_MAX),
         // What is not stopped costs money; what has ended needs no stop.
         Effect::Stop { run, .. } => moot_stop(run),
     };
@@ -277,7 +278,7 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
                 format!("its run could not be started: {why}"),
             );
         }
-        Effect::Merge { task, .. } if !withdrawn => {
+        Effect::Merge { task, .. } if !withdrawn && !put_off => {
             settle(
                 draft,
                 &task,

@@ -276,9 +276,10 @@ fn unknown(case: &Case<'_>) -> Option<Verdict> {
                 check.name
             )));
         }
-        // None reported: perhaps not yet.
+        // None reported: perhaps not yet. Without a forge nobody could.
         let waited = case.now.duration_since(case.seen).as_secs();
-        if facts.checks.is_empty() && waited < policy.check_grace_seconds {
+        let forge = !policy.repository.slug.is_empty();
+        if facts.checks.is_empty() && forge && waited < policy.check_grace_seconds {
             return Some(Verdict::Wait(format!(
                 "no check has been reported on {sha} yet"
             )));

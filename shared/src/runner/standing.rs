@@ -6,9 +6,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use super::document::{Action, HeardDoc, HeartbeatDoc, LeaseAsk, ResultDoc, usd};
-use crate::issue::{
-    COST_USD_MAX, Ending, Failure, FailureClass, IssueId, Sight, TaskKind, Time,
-};
+use crate::issue::{COST_USD_MAX, Ending, Failure, FailureClass, IssueId, Sight, TaskKind, Time};
 use crate::ports::{Job, Message};
 
 /// A job that this many runners have begun and not been heard of again is given

@@ -10,10 +10,9 @@ use async_trait::async_trait;
 use jiff::SignedDuration;
 use serde_json::json;
 use shared::issue::{
-    Activity, AgentPolicy, Approval, Brief, Check, CheckState, Ending, ExecutorKind, FailureClass,
-    Fault, Input, IssueId, MergeMethod, MergeMode, Opening, Planning, Policy, PullFacts, PullState,
-    Repository, Rules, RunId, RunResult, SessionId, Sight, Stage, Strategy, TaskKind, Time,
-    Verbosity,
+    Activity, AgentPolicy, Approval, Brief, Check, CheckState, Ending, ExecutorKind, Fault, Input,
+    IssueId, MergeMethod, MergeMode, Opening, Planning, Policy, PullFacts, PullState, Repository,
+    Rules, RunId, RunResult, SessionId, Sight, Stage, Strategy, TaskKind, Time, Verbosity,
 };
 use shared::ports::{
     BranchAsk, Clock, CloseAsk, Executor, Forge, Job, LogAsk, MergeAnswer, MergeAsk, PlanItem,
@@ -373,7 +372,14 @@ impl State {
             checks: vec![Check {
                 name: "ci".into(),
                 state,
+                id: None,
+                says: String::new(),
             }],
+            files: Some(Vec::new()),
+            reviews: Vec::new(),
+            behind: false,
+            blocked: false,
+            queued: false,
         })
     }
 }

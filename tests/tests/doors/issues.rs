@@ -61,6 +61,7 @@ fn one_run() -> [Event; 2] {
                 day: "2026-11-20".parse().expect("a day"),
                 day_max_usd: Some(50.0),
             }),
+            repair: false,
         }),
         Event::Ended {
             task: task(),

@@ -93,13 +93,14 @@ async fn sub_issues_are_read_with_their_blockers_page_by_page() {
             let part = part(format!("part {number}"), place);
             scene.linear().add_issue(part).expect("the team is there");
         }
-        let mut linear = scene.linear();
-        linear.relate("ENG-2", "blocks", "ENG-3").expect("both");
-        linear.relate("ENG-4", "related", "ENG-3").expect("both");
-        linear.relate("ENG-3", "blocks", "ENG-5").expect("both");
-        linear.move_to("ENG-2", "completed", noon()).expect("it");
-        linear.remove("ENG-6", noon()).expect("it");
-        drop(linear);
+        {
+            let mut linear = scene.linear();
+            linear.relate("ENG-2", "blocks", "ENG-3").expect("both");
+            linear.relate("ENG-4", "related", "ENG-3").expect("both");
+            linear.relate("ENG-3", "blocks", "ENG-5").expect("both");
+            linear.move_to("ENG-2", "completed", noon()).expect("it");
+            linear.remove("ENG-6", noon()).expect("it");
+        }
 
         let brief = scene.client.read(&scene.issue.as_str().into()).await;
         let all = brief.expect("a brief").sub_issues;

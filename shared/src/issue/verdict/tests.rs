@@ -380,6 +380,8 @@ fn a_branch_without_a_forge_is_ours_by_its_name() {
     bench.facts.base_slug.clear();
     bench.facts.head_slug = Some(String::new());
     bench.facts.body.clear();
+    // Nobody could report a check.
+    bench.facts.checks.clear();
     assert_eq!(told(bench.verdict()).0, "green");
     bench.facts.head_branch = "feature".into();
     assert_eq!(told(bench.verdict()).0, "foreign");
