@@ -85,8 +85,8 @@ const GUARDS: &[Guard] = &[
     Guard {
         name: "what may have begun is not dropped by a cancellation",
         file: "shared/src/issue/evolve.rs",
-        with: "Effect::Start { .. } | Effect::Merge { .. } => {\n                if untouched(owed) {",
-        without: "Effect::Start { .. } | Effect::Merge { .. } => {\n                if true {",
+        with: "Effect::Start { .. } | Effect::Merge { .. } | Effect::Update { .. } => {\n                if untouched(owed) {",
+        without: "Effect::Start { .. } | Effect::Merge { .. } | Effect::Update { .. } => {\n                if true {",
     },
     Guard {
         name: "a cancelled issue's merge is not made again",
@@ -99,6 +99,42 @@ const GUARDS: &[Guard] = &[
         file: "shared/src/issue/advance.rs",
         with: "if over && draft.issue.reported && draft.issue.owed.is_empty() {",
         without: "if over && draft.issue.reported {",
+    },
+    Guard {
+        name: "what is found of one commit says nothing of the next",
+        file: "shared/src/issue/judges.rs",
+        with: "judge.finding.as_ref().filter(|it| it.sha == sha)",
+        without: "judge.finding.as_ref().filter(|_| true)",
+    },
+    Guard {
+        name: "a judge that is at work is asked again about another commit",
+        file: "shared/src/issue/evolve.rs",
+        with: "task.state = if task.subject.as_ref() == Some(&finding.sha) {",
+        without: "task.state = if true {",
+    },
+    Guard {
+        name: "a person approves of one commit",
+        file: "shared/src/issue/verdict.rs",
+        with: "it.sha == facts.head_sha && it.opinion == Opinion::Approves;",
+        without: "it.opinion == Opinion::Approves;",
+    },
+    Guard {
+        name: "after a merge the others are judged again",
+        file: "shared/src/issue/evolve.rs",
+        with: "if matches!(other.state, TaskState::Approved { .. }) {",
+        without: "if false {",
+    },
+    Guard {
+        name: "how a run ended before it was gone on with is not how it ends",
+        file: "shared/src/issue/sight.rs",
+        with: "Sight::Ended(_) if stale => {}",
+        without: "Sight::Ended(_) if false && stale => {}",
+    },
+    Guard {
+        name: "repairs are bounded",
+        file: "shared/src/issue/validate.rs",
+        with: "if task.repairs < policy.repairs_max && task.run.is_some() {",
+        without: "if task.run.is_some() {",
     },
     Guard {
         name: "a runner that speaks under an old fence is not heard",
@@ -163,8 +199,8 @@ const GUARDS: &[Guard] = &[
     Guard {
         name: "a start that is given up gives its money back",
         file: "shared/src/issue/evolve.rs",
-        with: "            task.attempt = task.attempt.saturating_sub(1);\n            task.reserved = None;",
-        without: "            task.attempt = task.attempt.saturating_sub(1);",
+        with: "            }\n            task.reserved = None;\n        } else if",
+        without: "            }\n        } else if",
     },
     Guard {
         name: "what is not known to have cost less counts as all that was set aside",
