@@ -345,10 +345,15 @@ impl Engine {
         }
         if !pulls.is_empty() {
             let asks: Vec<PullAsk> = pulls.iter().map(|(_, _, ask)| ask.clone()).collect();
+            let asked_at = self.hands.clock.now();
             let answers = self.hands.forge.facts(&asks).await;
             for ((issue, task, _), answer) in pulls.into_iter().zip(answers) {
                 let known = task.clone();
-                let input = answer.map(|facts| Input::SawPull { task: known, facts });
+                let input = answer.map(|facts| Input::SawPull {
+                    task: known,
+                    facts,
+                    asked_at,
+                });
                 let input = self.seen(&issue, task, input).await;
                 inputs.entry(issue).or_default().push(input);
             }

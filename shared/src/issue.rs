@@ -50,7 +50,7 @@ pub use self::owed::{Claim, Doubt, Due, How, Owed};
 pub use self::plan::{Complexity, Spec, TaskKind};
 pub use self::policy::{
     AgentPolicy, Brief, Briefing, MergeMethod, MergeMode, PROGRAM, Planning, Policy, Repository,
-    Strategy, SubIssue, Tools, Verbosity,
+    Strategy, SubIssue, Tools, Verbosity, usual_protected,
 };
 pub use self::state::{Issue, Phase, Telling, Watch};
 pub use self::sub_issue::{SUB_ISSUE_BYTES_MAX, SUB_ISSUES_MAX};
@@ -78,6 +78,8 @@ pub const SAY_TRIES_MAX: u32 = 12;
 pub const LAST_WORD_TRIES_MAX: u32 = 600;
 /// How often reading the issue, a start or a merge is tried while the other side is down.
 pub const TRIES_MAX: u32 = 10;
+/// How often a repair is put off because its run is at work, or nothing is taken just then.
+pub const REPAIR_TRIES_MAX: u32 = 30;
 /// Backoff doubles from one second up to this.
 pub const BACKOFF_SECONDS_MAX: i64 = 300;
 /// After a doubtful start, this many clean looks must find nothing …
@@ -190,6 +192,8 @@ pub enum Input {
     SawPull {
         task: TaskId,
         facts: Option<PullFacts>,
+        /// When it was asked.
+        asked_at: Time,
     },
     /// A task's run or pull request could not be looked at, again and again since then.
     Unseen {

@@ -9,14 +9,12 @@ use super::file::{self, MODES, Whereabouts, mode_tools, paths, secret};
 use super::read::{self, Object};
 use super::{ModeTools, Workspace, expand};
 use crate::github::slug_of;
-use crate::issue::{MergeMethod, MergeMode, Repository};
+use crate::issue::{MergeMethod, MergeMode, Repository, usual_protected};
 
 const CHECK_GRACE_SECONDS: f64 = 60.0;
 const CHECK_GRACE_SECONDS_RANGE: RangeInclusive<f64> = 0.0..=86_400.0;
 const REPAIRS_MAX: u32 = 3;
 const REPAIRS_RANGE: RangeInclusive<u32> = 0..=100;
-/// What nobody merges without looking, unless told otherwise.
-const PROTECTED_PATHS: [&str; 1] = [".github/workflows/**"];
 /// The workspace of a token that stands in a repository without one.
 const WORKSPACE_UNNAMED: &str = "default";
 /// The longest `.git/config` that is read, in bytes.
@@ -201,11 +199,12 @@ fn merge(object: &Object<'_>) -> Merge {
             ("rebase", MergeMethod::Rebase),
         ],
     );
-    let usual = || PROTECTED_PATHS.map(str::to_owned).to_vec();
     let read = Merge {
         mode: mode.unwrap_or(MergeMode::Manual),
         method: method.unwrap_or(MergeMethod::Squash),
-        protected_paths: merge.texts("protectedPaths").unwrap_or_else(usual),
+        protected_paths: merge
+            .texts("protectedPaths")
+            .unwrap_or_else(usual_protected),
         require_approval: merge.flag("requireApproval").unwrap_or(false),
         keep_pulls: !merge.flag("closeOnCancel").unwrap_or(true),
     };

@@ -99,11 +99,16 @@ pub(super) fn stop(draft: &mut Draft, task: &Task, run: &RunId) {
 fn wind_down(draft: &mut Draft) {
     for task in draft.issue.tasks.clone() {
         match &task.state {
+            TaskState::Queued { .. } => {
+                // The forge would merge it by itself.
+                let why = words::cancelled(&draft.issue);
+                settle(draft, &task.spec.id, Settled::Cancelled, why);
+                close(draft, &task.spec.id, &words::closed(&draft.issue));
+            }
             TaskState::Todo
             | TaskState::Seeking { .. }
             | TaskState::Judging
             | TaskState::Approved { .. }
-            | TaskState::Queued { .. }
             | TaskState::Ready => {
                 let why = words::cancelled(&draft.issue);
                 settle(draft, &task.spec.id, Settled::Cancelled, why);
@@ -225,8 +230,7 @@ fn finish(draft: &mut Draft) {
     let over = at_rest && issue.tasks.iter().all(Task::over);
     let ready_or_over = at_rest
         && issue
-            .tasks
-            .iter()
+            .work()
             .all(|it| it.over() || it.state == TaskState::Ready);
     // After a stop nothing moves in Linear until all is quiet.
     if planned && (issue.cancelled.is_none() || over) {

@@ -12,6 +12,7 @@ use super::plan;
 use super::route::{Ask, Choice, route};
 use super::state::{Consent, Waiting};
 use super::understand::tell;
+use super::validate::close;
 use super::{
     Activity, Draft, Effect, Event, ExecutorKind, Issue, Shun, Task, TaskId, TaskKind, TaskState,
     words,
@@ -232,6 +233,17 @@ struct Start {
 }
 
 impl Start {
+    /// What an earlier attempt has opened, nobody comes back to.
+    fn leave_behind(&self, draft: &mut Draft) {
+        let left = draft.issue.task(&self.task).filter(|it| {
+            let used = it.attempt > 0 && it.branch.is_some() && it.spec.kind.makes_pull();
+            !self.repair && used && !it.closing
+        });
+        if let Some(why) = left.map(|it| it.error.clone().unwrap_or_default()) {
+            close(draft, &self.task, &words::superseded(&why));
+        }
+    }
+
     fn request(self, draft: &mut Draft) {
         let news = self
             .instead_of
@@ -239,6 +251,7 @@ impl Start {
         if news {
             tell(draft, words::fell_back(&self.why));
         }
+        self.leave_behind(draft);
         draft.emit(Event::Routed {
             task: self.task.clone(),
             executor: self.executor,

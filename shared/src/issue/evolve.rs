@@ -187,6 +187,12 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
                 owed.claimed = None;
                 owed.not_before = Some(*retry_at);
                 match fault {
+                    // A run that never ends must not hold up its repair for ever.
+                    Fault::Busy { .. }
+                        if matches!(owed.effect, Effect::Start { repair: true, .. }) =>
+                    {
+                        owed.tries += 1;
+                    }
                     Fault::Busy { .. } | Fault::Down { .. } => {}
                     Fault::Ambiguous { .. } if owed.effect.must_not_be_doubled() => {
                         owed.tries += 1;
@@ -211,6 +217,11 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
         Event::GaveUp { key, why: _ } => {
             if let Some(owed) = issue.owed.remove(key) {
                 undo(issue, *key, &owed.effect);
+                if let Effect::Update { task, .. } = &owed.effect {
+                    change(issue, task, |task| {
+                        task.updates = task.updates.saturating_sub(1)
+                    });
+                }
             }
         }
         Event::Began { task } => {
@@ -280,7 +291,10 @@ pub fn evolve(issue: &mut Issue, record: &Record) {
                 task.bounces = 0;
                 task.refused = None;
             }
-            task.state = TaskState::Judging;
+            // What waits for a person is that person's, whatever they push.
+            if task.state != TaskState::Ready {
+                task.state = TaskState::Judging;
+            }
             task.pull = Some(Pull {
                 number: *number,
                 url: url.clone(),
@@ -497,6 +511,7 @@ fn requested(issue: &mut Issue, key: Seq, effect: &Effect, at: Time) {
                     task.run_url = None;
                     task.reported_pull = None;
                     task.pull = None;
+                    task.closing = false;
                 }
             });
         }
@@ -596,7 +611,10 @@ fn performed(issue: &mut Issue, key: Seq, outcome: &Outcome, at: Time) {
                 (Effect::Merge { task, .. }, Outcome::HeadMoved) => {
                     change(issue, task, |task| task.bounces += 1);
                 }
-                (Effect::Merge { task, sha, .. }, Outcome::MergeRefused { .. }) => {
+                (
+                    Effect::Merge { task, sha, .. } | Effect::Update { task, sha, .. },
+                    Outcome::MergeRefused { .. },
+                ) => {
                     change(issue, task, |task| task.refused = Some(sha.clone()));
                 }
                 (Effect::Merge { task, sha, .. }, Outcome::Queued) => change(issue, task, |task| {

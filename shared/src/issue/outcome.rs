@@ -4,12 +4,11 @@ use jiff::SignedDuration;
 
 use super::evolve::backoff;
 use super::understand::{hold, settle, tell};
-use super::validate::{begin_afresh, merged, ready_for, reject, was_refused};
-use super::verdict::Red;
+use super::validate::{begin_afresh, merged, ready_for, was_refused};
 use super::{
     Activity, BOUNCES_MAX, Draft, Effect, Event, FailureClass, Fault, HELD_TRIES,
-    LAST_WORD_TRIES_MAX, Outcome, REASON_BYTES_MAX, RunId, SAY_TRIES_MAX, Seq, Settled, Stage,
-    TRIES_MAX, Task, TaskState, clip, words,
+    LAST_WORD_TRIES_MAX, Outcome, REASON_BYTES_MAX, REPAIR_TRIES_MAX, RunId, SAY_TRIES_MAX, Seq,
+    Settled, Stage, TRIES_MAX, Task, TaskState, clip, words,
 };
 
 /// How long to wait when the other side asks to wait and doesn't say how long.
@@ -62,21 +61,6 @@ pub(super) fn performed(draft: &mut Draft, key: Seq, outcome: Outcome) {
             });
             merged(draft, &task, sha);
         }
-        // Most often it conflicts; whoever mends it brings the base branch in.
-        (Effect::Update { task, sha, .. }, Outcome::MergeRefused { why }) => {
-            draft.emit(Event::Performed {
-                key,
-                outcome: Outcome::MergeRefused { why: why.clone() },
-            });
-            if draft.issue.cancelled.is_none() {
-                let red = Red {
-                    why: format!("it cannot be brought up to date: {why}"),
-                    conflict: true,
-                    ..Red::default()
-                };
-                reject(draft, &task, &sha, red);
-            }
-        }
         (Effect::Merge { task, .. }, Outcome::HeadMoved) => {
             draft.emit(Event::Performed {
                 key,
@@ -92,7 +76,11 @@ pub(super) fn performed(draft: &mut Draft, key: Seq, outcome: Outcome) {
                 settle(draft, &task, Settled::Failed, why);
             }
         }
-        (Effect::Merge { task, sha, .. }, Outcome::MergeRefused { why }) => {
+        // If it conflicts, the next look says so.
+        (
+            Effect::Merge { task, sha, .. } | Effect::Update { task, sha, .. },
+            Outcome::MergeRefused { why },
+        ) => {
             let again = was_refused(&draft.issue, &task, &sha);
             draft.emit(Event::Performed {
                 key,
@@ -171,6 +159,7 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
     let busy = matches!(fault, Fault::Busy { .. } | Fault::Down { .. });
     // All merges are paused: it is judged again, and waits for that with the others.
     let put_off = matches!(fault, Fault::Down { .. });
+    let mends = matches!(effect, Effect::Start { repair: true, .. });
     let worn_out = |max: u32| hopeless || (!busy && tries >= max);
     let moot_stop = |run: &RunId| {
         let works =
@@ -210,12 +199,14 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
             Fault::Transient { .. } => withdrawn || worn_out(TRIES_MAX),
             // Another executor may take it, as soon as it is known how they stand.
             Fault::Down { .. } => true,
-            Fault::Busy { .. } => withdrawn,
+            Fault::Busy { .. } => withdrawn || (mends && tries >= REPAIR_TRIES_MAX),
         },
         // An outage or a token that is not good is no verdict on the commit.
         Effect::Merge { .. } => hopeless || put_off || (withdrawn && worn_out(TRIES_MAX)),
         Effect::Update { .. } => withdrawn || put_off || worn_out(TRIES_MAX),
-        Effect::Close { .. } | Effect::Prune { .. } => worn_out(TRIES_MAX),
+        // What is open may still be merged, by whomever.
+        Effect::Close { .. } => worn_out(LAST_WORD_TRIES_MAX),
+        Effect::Prune { .. } => worn_out(TRIES_MAX),
         // What is not stopped costs money; what has ended needs no stop.
         Effect::Stop { run, .. } => moot_stop(run),
     };
@@ -239,9 +230,12 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
             fault,
             retry_at,
         });
-        if let Effect::Start { task, .. } | Effect::Merge { task, .. } | Effect::Stop { task, .. } =
-            &effect
-            && !busy
+        if let Effect::Start { task, .. }
+        | Effect::Merge { task, .. }
+        | Effect::Update { task, .. }
+        | Effect::Close { task, .. }
+        | Effect::Stop { task, .. } = &effect
+            && (!busy || mends)
             && (refused || tries >= HELD_TRIES)
         {
             let why = words::not_made(&effect, &why);
@@ -288,6 +282,10 @@ pub(super) fn faulted(draft: &mut Draft, key: Seq, fault: Fault) {
         }
         Effect::Tell { task, .. } if !withdrawn => {
             tell(draft, words::unheard(&draft.issue, &task));
+        }
+        Effect::Update { task, .. } if !withdrawn && !put_off => {
+            let why = format!("it cannot be brought up to date: {why}");
+            ready_for(draft, &task, Some(why));
         }
         Effect::Fetch
         | Effect::Start { .. }

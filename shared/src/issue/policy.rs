@@ -76,7 +76,7 @@ pub struct Policy {
     pub required_checks: Vec<String>,
     pub check_grace_seconds: i64,
     /// Globs of paths; what changes one of them only a person merges.
-    #[serde(default)]
+    #[serde(default = "usual_protected")]
     pub protected_paths: Vec<String>,
     /// A person has to approve of the very commit.
     #[serde(default)]
@@ -148,6 +148,14 @@ pub struct Repository {
     pub base_branch: String,
     /// `owner/name` at the forge.
     pub slug: String,
+}
+
+/// What nobody merges without looking, unless told otherwise.
+const PROTECTED_PATHS: [&str; 1] = [".github/workflows/**"];
+
+/// The paths that are protected where the configuration names none.
+pub fn usual_protected() -> Vec<String> {
+    PROTECTED_PATHS.map(str::to_owned).to_vec()
 }
 
 /// The agent program that is run where nobody asks for another one.

@@ -139,9 +139,14 @@ pub(super) fn ended(draft: &mut Draft, id: &TaskId, ending: Ending, stopped: Opt
         // What the commands say is a finding, and so is that they come to no end.
         Err(failure)
             if kind == TaskKind::Verifier
-                && matches!(failure.class, FailureClass::Agent | FailureClass::Timeout) =>
+                && (stopped == Some(StopReason::Overran)
+                    || matches!(failure.class, FailureClass::Agent | FailureClass::Timeout)) =>
         {
-            found(draft, id, false, failure.message);
+            let text = match stopped {
+                Some(StopReason::Overran) => words::overran(&draft.issue),
+                _ => failure.message,
+            };
+            found(draft, id, false, text);
         }
         Err(_) if stopped == Some(StopReason::Overran) => {
             let message = words::overran(&draft.issue);

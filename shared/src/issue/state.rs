@@ -340,7 +340,9 @@ impl Issue {
                 stopping: None,
                 ..
             } => {
-                let executor = task.executor.filter(|it| it.hears())?;
+                // Commands hear nothing.
+                let hears = |it: &ExecutorKind| it.hears() && task.is_shown();
+                let executor = task.executor.filter(hears)?;
                 Some((task.spec.id.clone(), executor, run.clone()))
             }
             _ => None,

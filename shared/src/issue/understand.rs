@@ -41,7 +41,11 @@ pub(super) fn understand(draft: &mut Draft, input: Input) {
             }
         }
         Input::SawRun { task, run, sight } => saw_run(draft, &task, &run, sight),
-        Input::SawPull { task, facts } => saw_pull(draft, &task, facts),
+        Input::SawPull {
+            task,
+            facts,
+            asked_at,
+        } => saw_pull(draft, &task, facts, asked_at),
         Input::Unseen { task, since, fault } => {
             let blind = draft.now.duration_since(since).as_secs();
             if blind >= HELD_SECONDS && draft.issue.task(&task).is_some_and(|it| !it.over()) {
@@ -96,6 +100,8 @@ fn opened(draft: &mut Draft, opening: Opening) {
         .tasks
         .iter()
         .filter_map(|it| Some((it.spec.id.clone(), it.pull.clone()?)))
+        // Without a forge there is nothing to open.
+        .filter(|(_, pull)| pull.number > 0)
         .collect();
     for (task, pull) in pulls {
         let label = words::pull_label(&task, pull.number);

@@ -9,7 +9,20 @@ use super::{
     Settled, Task, TaskId, TaskKind, TaskState, Then, Time, clip, words,
 };
 
-pub(super) fn saw_pull(draft: &mut Draft, id: &TaskId, facts: Option<PullFacts>) {
+/// `asked_at`: when the facts were asked for. What was merged after that they do not
+/// know of.
+pub(super) fn saw_pull(draft: &mut Draft, id: &TaskId, facts: Option<PullFacts>, asked_at: Time) {
+    let merged = draft
+        .issue
+        .tasks
+        .iter()
+        .filter(|it| it.state == TaskState::Merged);
+    if merged
+        .filter_map(|it| it.finished_at)
+        .any(|it| it > asked_at)
+    {
+        return;
+    }
     let Some(task) = draft.issue.task(id) else {
         return;
     };
@@ -49,16 +62,10 @@ pub(super) fn saw_pull(draft: &mut Draft, id: &TaskId, facts: Option<PullFacts>)
         if is_stale(task, &facts, draft.now) {
             return;
         }
-        // What was sent back has not moved: its repair has come to nothing.
+        // What was sent back has not moved: what mends it may not be seen yet. After a
+        // while it is judged once more, for checks are run again, too.
         let rejected = task.rejected.as_deref() == Some(&facts.head_sha);
-        if rejected && let Some(waited) = waited {
-            if waited >= HEAD_GRACE_SECONDS {
-                let red = Red {
-                    why: "its last repair changed nothing".into(),
-                    ..Red::default()
-                };
-                reject(draft, id, &facts.head_sha, red);
-            }
+        if rejected && waited.is_some_and(|it| it < HEAD_GRACE_SECONDS) {
             return;
         }
     }
@@ -140,7 +147,8 @@ fn conclude(
     }
     if let TaskState::Queued { since, .. } = &task.state
         && facts.state == verdict::PullState::Open
-        && !matches!(verdict, Verdict::Red(_))
+        // What the forge has in its queue is the forge's until it is out of it.
+        && (facts.queued || !matches!(verdict, Verdict::Red(_)))
     {
         let waited = draft.now.duration_since(*since).as_secs();
         if !facts.queued && waited >= QUEUE_GRACE_SECONDS {
@@ -195,9 +203,20 @@ fn conclude(
             }
             hold(draft, id, None);
         }
-        Verdict::Green { .. } => hold(draft, id, None),
+        Verdict::Green { behind, .. } => {
+            // Its base has moved since.
+            if draft.issue.task(id).is_some_and(|it| moved_on(it, behind)) {
+                draft.emit(Event::Reconsidered { task: id.clone() });
+            }
+            hold(draft, id, None);
+        }
         Verdict::Foreign(_) => {}
     }
+}
+
+/// It was approved as it stood to its base, and stands otherwise.
+fn moved_on(task: &Task, now_behind: bool) -> bool {
+    matches!(&task.state, TaskState::Approved { behind, .. } if *behind != now_behind)
 }
 
 /// It waits for a person's merge.

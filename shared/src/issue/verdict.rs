@@ -259,9 +259,14 @@ fn red(case: &Case<'_>) -> Option<Red> {
 fn unknown(case: &Case<'_>) -> Option<Verdict> {
     let Case { facts, policy, .. } = case;
     let sha = short(&facts.head_sha);
+    // Two may have one name.
     let passed = |name: &&String| {
-        let is = |it: &Check| it.name == **name && it.state == CheckState::Passed;
-        facts.checks.iter().any(is)
+        let mut named = facts
+            .checks
+            .iter()
+            .filter(|it| it.name == **name)
+            .peekable();
+        named.peek().is_some() && named.all(|it| it.state == CheckState::Passed)
     };
     if let Some(name) = policy.required_checks.iter().find(|name| !passed(name)) {
         return Some(Verdict::Wait(format!(
@@ -334,6 +339,11 @@ fn judges(case: &Case<'_>) -> Option<Verdict> {
 fn person(case: &Case<'_>) -> Option<Verdict> {
     let Case { facts, policy, .. } = case;
     let sha = short(&facts.head_sha);
+    if policy.require_approval && policy.repository.slug.is_empty() {
+        return Some(Verdict::Hand(format!(
+            "nobody can approve {sha} where there is no GitHub"
+        )));
+    }
     if policy.require_approval && approver(facts).is_none() {
         return Some(Verdict::Person(format!(
             "a person has to approve {sha} of {}",

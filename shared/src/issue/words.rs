@@ -67,7 +67,12 @@ pub fn pull_label(task: &TaskId, number: u64) -> String {
 
 /// The title of a task's merge commit.
 pub fn merge_title(issue: &Issue, task: &Task, number: u64) -> String {
-    format!("{}: {} (#{number})", issue.identifier, task.spec.title)
+    let title = format!("{}: {}", issue.identifier, task.spec.title);
+    // Without a forge there are no numbers.
+    match number {
+        0 => title,
+        number => format!("{title} (#{number})"),
+    }
 }
 
 // ───────────────────────────── to people, in Linear ─────────────────────────────
@@ -109,7 +114,7 @@ pub(super) fn noted(issue: &Issue) -> String {
         .iter()
         .map(|(task, ..)| format!("`{task}`"))
         .collect();
-    let deaf = issue.tasks.iter().filter(|it| it.busy()).count() - told.len();
+    let deaf = issue.shown_tasks().filter(|it| it.busy()).count() - told.len();
     let mut text = match told.as_slice() {
         [] => "Noted: every run that starts from now on is told.".to_owned(),
         _ => format!(
@@ -388,8 +393,10 @@ pub(super) fn report(issue: &Issue) -> Activity {
                 task.word(),
                 clip(&one_line(error), ERROR_BYTES_MAX)
             ),
-            (None, Some(pull)) => format!("{} [#{}]({})", task.word(), pull.number, pull.url),
-            (None, None) => task.word().to_owned(),
+            (None, Some(pull)) if pull.number > 0 => {
+                format!("{} [#{}]({})", task.word(), pull.number, pull.url)
+            }
+            (None, _) => task.word().to_owned(),
         };
         let executor = task.executor.map_or("", executor_name);
         let mark = if task.cost_is_estimate {

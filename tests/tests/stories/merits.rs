@@ -2,8 +2,8 @@
 //! date, and of what becomes of pull requests that nobody wants.
 
 use shared::issue::{
-    CancelReason, CheckState, Effect, Event, FailureClass, Input, MergeMode, Opinion, Outcome,
-    PullFacts, PullState, Review, RunId, RunResult, Sight, TaskId, Then,
+    CancelReason, CheckState, Effect, Event, FailureClass, Fault, Input, MergeMode, Opinion,
+    Outcome, PullFacts, PullState, Review, RunId, RunResult, Sight, TaskId, Then,
 };
 
 use super::stage::{A, Story, checked, failure, nothing_held};
@@ -533,6 +533,137 @@ fn a_cancelled_issue_leaves_no_pull_request_open_unless_it_is_told_to() {
 }
 
 #[test]
+fn the_pull_request_of_a_later_attempt_is_closed_by_a_cancellation_too() {
+    let mut story = one(|it| it.policy.repairs_max = 0);
+    story.sees("a", red(&story, 1));
+    story.make_all(nothing_held);
+    story.run_ends("a", 2, Ok(RunResult::default()));
+    let now = story.now;
+    story.hear(Input::Cancelled {
+        why: CancelReason::Command,
+        at: now,
+    });
+    let of = |branch: &str| {
+        let close = |it: &&Event| matches!(it, Event::Requested(Effect::Close { branch: of, .. }) if of == branch);
+        story.log.iter().filter(close).count()
+    };
+    assert_eq!((of("cyrus/eng-42/a"), of("cyrus/eng-42/a.2")), (1, 1));
+}
+
+#[test]
+fn a_repair_of_a_run_that_never_ends_is_not_waited_for_for_ever() {
+    let mut story = one(|_| ());
+    story.sees("a", red(&story, 1));
+    let mut told = 0;
+    for _ in 0..60 {
+        story.later(61);
+        for it in story.claim() {
+            let busy = Fault::Busy {
+                why: "it is at work".into(),
+                retry_after_seconds: Some(60),
+            };
+            let input = match &it.effect {
+                Effect::Start { repair: true, .. } => Input::Faulted {
+                    key: it.key,
+                    claim: it.claim,
+                    fault: busy,
+                },
+                Effect::Start { .. } => continue,
+                _ => Input::Performed {
+                    key: it.key,
+                    outcome: Outcome::Done,
+                },
+            };
+            let said = story.hear(input);
+            told += said.iter().filter(|it| it.starts_with("`a` waits")).count();
+        }
+    }
+    assert_eq!((told, task(&story, "a").attempt), (1, 2));
+}
+
+#[test]
+fn a_person_may_push_to_what_waits_for_them() {
+    let mut story = one(|it| it.policy.merge = MergeMode::Manual);
+    story.sees("a", story.pull("a", 1));
+    assert_eq!(story.state("a"), "ready");
+    story.sees("a", moved(red(&story, 1), "22220000"));
+    assert_eq!(story.state("a"), "ready", "it is theirs");
+    let pull = task(&story, "a").pull.clone().expect("a pull request");
+    assert_eq!(pull.sha, "22220000");
+}
+
+#[test]
+fn facts_from_before_a_merge_let_nothing_through() {
+    let mut story = two();
+    let asked_at = story.now;
+    story.later(1);
+    story.sees("a", story.pull("a", 1));
+    story.make_all(nothing_held);
+    assert_eq!(story.state("a"), "merged");
+    story.hear(Input::SawPull {
+        task: TaskId::from("b"),
+        facts: Some(story.pull("b", 2)),
+        asked_at,
+    });
+    assert_eq!(
+        requested(&story, |it| matches!(it, Effect::Merge { .. })),
+        1
+    );
+}
+
+#[test]
+fn commands_that_come_to_no_end_are_a_fault_of_the_work() {
+    let mut story = one(|it| it.policy.commands = vec!["make test".into()]);
+    story.sees("a", story.pull("a", 1));
+    story.make_all(nothing_held);
+    story.later(story.policy.task_timeout_seconds + 1);
+    story.hear(Input::Tick);
+    story.make_all(nothing_held);
+    let stopped = shared::issue::Failure {
+        class: FailureClass::Cancelled,
+        message: "stopped".into(),
+    };
+    story.run_ends("a.checks", 1, Err(stopped));
+    story.sees("a", story.pull("a", 1));
+    assert!(task(&story, "a").mend.is_some());
+}
+
+#[test]
+fn what_waits_in_a_queue_is_taken_out_of_it_by_a_cancellation() {
+    let mut story = one(|it| it.policy.keep_pulls = true);
+    story.sees("a", story.pull("a", 1));
+    for it in story.claim() {
+        let outcome = match &it.effect {
+            Effect::Merge { .. } => Outcome::Queued,
+            _ => Outcome::Done,
+        };
+        let key = it.key;
+        story.hear(Input::Performed { key, outcome });
+    }
+    let now = story.now;
+    story.hear(Input::Cancelled {
+        why: CancelReason::Command,
+        at: now,
+    });
+    assert_eq!(
+        requested(&story, |it| matches!(it, Effect::Close { .. })),
+        1
+    );
+}
+
+#[test]
+fn a_check_that_was_run_again_needs_no_other_head() {
+    let mut story = one(|_| ());
+    story.sees("a", red(&story, 1));
+    story.make_all(nothing_held);
+    story.run_ends("a", 1, Ok(RunResult::default()));
+    story.later(120);
+    story.sees("a", story.pull("a", 1));
+    story.make_all(nothing_held);
+    assert_eq!(story.state("a"), "merged");
+}
+
+#[test]
 fn a_run_that_cannot_be_gone_on_with_is_begun_afresh() {
     let mut story = one(|_| ());
     story.sees("a", red(&story, 1));
@@ -544,7 +675,7 @@ fn a_run_that_cannot_be_gone_on_with_is_begun_afresh() {
     story.hear(Input::Faulted {
         key: start.key,
         claim: start.claim,
-        fault: shared::issue::Fault::Permanent {
+        fault: Fault::Permanent {
             class: FailureClass::Invalid,
             why: "the run is gone".into(),
         },

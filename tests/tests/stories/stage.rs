@@ -212,6 +212,7 @@ impl Story {
         self.hear(Input::SawPull {
             task: TaskId::from(task),
             facts: Some(facts),
+            asked_at: self.now,
         })
     }
 

@@ -237,6 +237,11 @@ fn each_rule_stops_it_alone() {
             it.policy.required_checks = vec!["ci".into()];
             it.facts.checks[0].state = CheckState::Pending;
         }),
+        // Of two of one name both count.
+        ("wait", "the required check `ci` has not succeeded", |it| {
+            it.policy.required_checks = vec!["ci".into()];
+            it.facts.checks.push(check("ci", CheckState::Pending));
+        }),
         ("red", "ann wants changes", |it| {
             it.facts.reviews = vec![review(Opinion::WantsChanges, SHA)];
         }),
@@ -382,6 +387,12 @@ fn a_branch_without_a_forge_is_ours_by_its_name() {
     bench.facts.body.clear();
     // Nobody could report a check.
     bench.facts.checks.clear();
+    assert_eq!(
+        told(bench.verdict()).0,
+        "hand",
+        "nobody can approve it there"
+    );
+    bench.policy.require_approval = false;
     assert_eq!(told(bench.verdict()).0, "green");
     bench.facts.head_branch = "feature".into();
     assert_eq!(told(bench.verdict()).0, "foreign");

@@ -108,6 +108,11 @@ pub(in super::super) fn closed(issue: &Issue) -> String {
     )
 }
 
+/// Words from outside within a sentence for an agent: on one line, and no markup.
+pub(in super::super) fn quotable(text: &str) -> String {
+    one_line(text).replace('<', "< ")
+}
+
 /// What an agent reads whose work was not accepted. `log`: the end of what a check has
 /// printed.
 pub fn repair(issue: &Issue, task: &Task, executor: ExecutorKind, log: &str) -> String {
@@ -121,7 +126,7 @@ pub fn repair(issue: &Issue, task: &Task, executor: ExecutorKind, log: &str) -> 
     let branch = task.branch.as_deref().unwrap_or_default();
     let mut text = format!(
         "What you made on the branch `{branch}` is not accepted yet: {}.\n",
-        mend.why
+        quotable(&mend.why)
     );
     for (what, said) in [("detail", mend.detail.as_str()), ("log", log)] {
         if !said.trim().is_empty() {
